@@ -1,1 +1,48 @@
-fn main() {}
+//! The node agent of an ambient mesh: sends meshed pods' TCP to the node's ztunnel, and keeps that true.
+//!
+//! [`sources`] say which pods there are, [`enrol`] decides which are meshed, [`plan`] turns that and the node's
+//! [`facts`] into what must stand, [`resources`] bring the kernel there, and [`reconcile`] repeats it whenever something
+//! changes.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command};
+
+mod cli;
+mod commands;
+mod config;
+mod datapaths;
+mod enrol;
+mod facts;
+mod kernel;
+mod plan;
+mod proxy;
+mod reconcile;
+mod record;
+mod resources;
+mod serve;
+mod sources;
+mod status;
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => commands::run::run(args),
+        Command::Status(args) => commands::status::run(&args),
+        Command::Cleanup(args) => commands::cleanup::run(&args),
+        Command::Rules(args) => commands::rules::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("redirect-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -12,7 +12,10 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// A mark of `value` under `mask`. A value outside its mask does not compile in a `const`.
+    /// A mark of `value` under `mask`.
+    ///
+    /// # Panics
+    /// On a value outside its mask; in a `const` that does not compile.
     #[must_use]
     pub const fn new(value: u32, mask: u32) -> Self {
         assert!(value & !mask == 0, "mark value has bits outside its mask");
@@ -106,6 +109,11 @@ pub struct Tunnel {
     pub node_addr: Ipv4Addr,
     /// Address of ztunnel's end.
     pub proxy_addr: Ipv4Addr,
+    /// MAC address of the node's end. Both are fixed and locally administered, so that a tunnel to another ztunnel, or one
+    /// made anew, is reached without waiting for a neighbour entry to expire.
+    pub node_mac: [u8; 6],
+    /// MAC address of ztunnel's end.
+    pub proxy_mac: [u8; 6],
 }
 
 /// Prefix length of both ends' addresses.
@@ -127,6 +135,8 @@ pub const ISTIOIN: Tunnel = Tunnel {
     vni: vni(1000),
     node_addr: Ipv4Addr::new(192, 168, 126, 1),
     proxy_addr: Ipv4Addr::new(192, 168, 126, 2),
+    node_mac: [0x02, 0x72, 0x64, 0x72, 0x01, 0x01],
+    proxy_mac: [0x02, 0x72, 0x64, 0x72, 0x01, 0x02],
 };
 
 /// Carries packets **from** meshed pods into ztunnel.
@@ -136,6 +146,8 @@ pub const ISTIOOUT: Tunnel = Tunnel {
     vni: vni(1001),
     node_addr: Ipv4Addr::new(192, 168, 127, 1),
     proxy_addr: Ipv4Addr::new(192, 168, 127, 2),
+    node_mac: [0x02, 0x72, 0x64, 0x72, 0x02, 0x01],
+    proxy_mac: [0x02, 0x72, 0x64, 0x72, 0x02, 0x02],
 };
 
 /// Both tunnels.
@@ -174,6 +186,8 @@ pub const PORT_INBOUND_HBONE: u16 = 15008;
 pub const SET_PODS: &str = "ztunnel-pods-ips";
 /// Every chain of ours is named with this and the built-in chain that it hangs off.
 pub const CHAIN_PREFIX: &str = "ztunnel-";
+/// nftables table (family bridge) that makes a bridge hand meshed pods' TCP to the node's IP layer.
+pub const BRIDGE_TABLE: &str = "ztunnel";
 /// ztunnel's own interface, inside its netns.
 pub const PROXY_ETH: &str = "eth0";
 

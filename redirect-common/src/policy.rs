@@ -148,3 +148,6 @@ fn row(hook: Hook, packet: &Packet, view: &impl View) -> Row {
     }
     if view.is_meshed(packet.source) { Row::Outbound } else { Row::Rest }
 }
+
+#[cfg(test)]
+mod tests;

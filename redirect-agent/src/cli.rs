@@ -1,0 +1,188 @@
+//! The command line.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use redirect_common::names;
+
+use crate::resources::chain::backend::Backend;
+
+/// Sends the TCP traffic of an ambient mesh's pods on this node to the node's ztunnel.
+///
+/// Run it in the node's network namespace, as root. It builds the GENEVE links istioin and istioout, routing tables 100 to
+/// 102, policy rules 100 to 103, the chains ztunnel-* and the set ztunnel-pods-ips, keeps them as they must be, and follows
+/// pods and ztunnel as they come and go. Ending it changes no packet's fate; `redirect-agent cleanup` takes everything away.
+#[derive(Parser, Debug)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Run the agent until it is told to stop (SIGTERM, SIGINT); the datapath stays.
+    Run(Run),
+    /// Show what the running agent does: ztunnel, pods, writes, repairs, problems.
+    Status(Status),
+    /// Return the node to what it was before `run`; a running agent does it and ends.
+    Cleanup(Cleanup),
+    /// Print the node's iptables rules as an input of `iptables-restore --noflush`; nothing is changed.
+    #[command(hide = true)]
+    Rules(Rules),
+}
+
+/// Where the agent keeps its record, its lock and its socket.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StateDir {
+    /// Directory of the agent's record, lock and socket; on tmpfs, as a reboot ends what it describes.
+    #[arg(long, value_name = "DIR", default_value = "/run/redirect")]
+    pub(crate) state_dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Run {
+    /// How packets are marked.
+    #[arg(long, value_enum, default_value_t = Mode::Iptables)]
+    pub(crate) mode: Mode,
+    /// Name of this node, as in the pods' spec.nodeName.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub(crate) node_name: String,
+    /// Where to learn of pods: `manifests:DIR` watches a folder of Kubernetes YAML (Namespaces, Pods with status).
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) pods: PodSource,
+    /// Address of this node that ztunnel's tunnels end at [default: status.hostIP of this node's pods]
+    #[arg(long, value_name = "IP")]
+    pub(crate) node_ip: Option<Ipv4Addr>,
+    /// Namespace where ztunnel runs; a pod labelled app=ztunnel elsewhere is not the node proxy.
+    #[arg(long, value_name = "NAMESPACE", default_value = names::PROXY_NAMESPACE)]
+    pub(crate) proxy_namespace: String,
+    /// Which iptables to use.
+    #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
+    pub(crate) iptables_backend: BackendChoice,
+    /// Seconds between two read-backs of everything; events of the kernel are acted on at once.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) resync: u64,
+    #[command(flatten)]
+    pub(crate) state: StateDir,
+}
+
+/// How packets are marked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Mode {
+    /// iptables rules and an ipset.
+    Iptables,
+}
+
+/// Which iptables to use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum BackendChoice {
+    /// The one that the host uses: where kubelet and kube-proxy have their chains, else where most rules are.
+    Auto,
+    Legacy,
+    Nft,
+}
+
+impl BackendChoice {
+    /// `None` is to be found out.
+    pub(crate) fn fixed(self) -> Option<Backend> {
+        match self {
+            Self::Auto => None,
+            Self::Legacy => Some(Backend::Legacy),
+            Self::Nft => Some(Backend::Nft),
+        }
+    }
+}
+
+/// Where the agent learns of pods.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum PodSource {
+    /// A folder of manifests.
+    Manifests(PathBuf),
+}
+
+impl FromStr for PodSource {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("manifests", directory)) if !directory.is_empty() => Ok(Self::Manifests(directory.into())),
+            _ => Err("expected manifests:DIR".into()),
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) state: StateDir,
+    /// How to print it.
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Cleanup {
+    #[command(flatten)]
+    pub(crate) state: StateDir,
+    /// How to print what was done.
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
+/// How to print.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Rules {
+    /// ztunnel's address.
+    #[arg(long)]
+    pub(crate) proxy_ip: std::net::IpAddr,
+    /// ztunnel's veth, or the bridge it is a port of.
+    #[arg(long)]
+    pub(crate) proxy_veth: String,
+    /// ztunnel's MAC address, when `--proxy-veth` is a bridge.
+    #[arg(long, value_parser = parse_mac)]
+    pub(crate) proxy_mac: Option<[u8; 6]>,
+    /// UDP port of the tunnels.
+    #[arg(long, default_value_t = names::TUNNEL_PORT)]
+    pub(crate) tunnel_port: u16,
+}
+
+fn parse_mac(text: &str) -> Result<[u8; 6], String> {
+    let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| format!("{text:?} is not a MAC address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sources() {
+        assert_eq!("manifests:/x".parse(), Ok(PodSource::Manifests("/x".into())));
+        assert!("manifests:".parse::<PodSource>().is_err());
+        assert!("kubernetes".parse::<PodSource>().is_err());
+    }
+
+    #[test]
+    fn mac_addresses() {
+        assert_eq!(parse_mac("02:00:00:00:00:0a"), Ok([2, 0, 0, 0, 0, 10]));
+        for bad in ["", "02:00", "02:00:00:00:00:00:00", "zz:00:00:00:00:00"] {
+            assert!(parse_mac(bad).is_err());
+        }
+    }
+}

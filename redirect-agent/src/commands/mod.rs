@@ -1,0 +1,8 @@
+//! What each command does.
+
+pub(crate) mod cleanup;
+pub(crate) mod client;
+pub(crate) mod lock;
+pub(crate) mod rules;
+pub(crate) mod run;
+pub(crate) mod status;

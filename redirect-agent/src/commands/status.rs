@@ -1,0 +1,17 @@
+//! `redirect-agent status`.
+
+use serde_json::Value;
+
+use super::client;
+use crate::cli::{Output, Status};
+use crate::serve::Request;
+
+/// Prints the running agent's status.
+pub(crate) fn run(args: &Status) -> anyhow::Result<()> {
+    let status: Value = client::ask(&args.state.state_dir, Request::Status)?;
+    match args.output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+        Output::Text => print!("{}", serde_json::from_value::<crate::status::Status>(status)?),
+    }
+    Ok(())
+}

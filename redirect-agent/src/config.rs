@@ -1,0 +1,24 @@
+//! What an operator configures, checked.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::resources::chain::backend::Backend;
+
+/// Configuration of a running agent.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// As in `spec.nodeName`.
+    pub(crate) node_name: String,
+    /// The node's address that tunnels end at; `None` takes the pods' `status.hostIP`.
+    pub(crate) node_ip: Option<Ipv4Addr>,
+    /// Namespace where ztunnel runs.
+    pub(crate) proxy_namespace: String,
+    /// `None` takes the one that the host uses.
+    pub(crate) backend: Option<Backend>,
+    /// Record, lock and socket.
+    pub(crate) state_dir: PathBuf,
+    /// How often everything is read back without an event.
+    pub(crate) resync: Duration,
+}

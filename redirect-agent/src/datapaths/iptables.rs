@@ -1,0 +1,202 @@
+//! The law as iptables rules, and what stands around it: kube-proxy kept from translating outbound packets, and a drop for
+//! what would pass the proxy by.
+//!
+//! Rules read exactly as `iptables-save` prints them, because that is what they are compared with. A row of the law is one
+//! rule that goes to the chain of its verdict; `-g` comes back behind the jump that led here, so the verdict is final.
+
+use redirect_common::names::{
+    CHAIN_PREFIX, ISTIOIN, ISTIOOUT, Mark, ORIGINAL_SOURCE, OUTBOUND, PORT_INBOUND_HBONE, PORT_INBOUND_PLAINTEXT,
+    PORT_OUTBOUND, PROXY_RETURN, SET_PODS, SKIP, TPROXY, TUNNELS,
+};
+use redirect_common::policy::{Memory, Row, Verdict};
+
+use crate::proxy::{HostSide, Proxy};
+use crate::resources::chain::Chain;
+use crate::resources::guard::mac;
+
+/// What the node's chains depend on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct NodeRules<'a> {
+    /// UDP port of the tunnels, host byte order.
+    pub(crate) tunnel_port: u16,
+    /// ztunnel; without one the rows that speak of its veth are left out, and the others hold.
+    pub(crate) proxy: Option<&'a Proxy>,
+}
+
+/// Every chain that may be ours on the node, for finding what is not wanted any more.
+pub(crate) fn owned_on_node() -> Vec<Chain> {
+    node_chains(&NodeRules { tunnel_port: 0, proxy: None })
+}
+
+/// Every chain that may be ours in ztunnel's netns.
+pub(crate) fn owned_at_proxy() -> Vec<Chain> {
+    vec![chain("mangle", Some("PREROUTING"), "PREROUTING", Vec::new())]
+}
+
+/// The node's chains.
+pub(crate) fn node_chains(rules: &NodeRules<'_>) -> Vec<Chain> {
+    let mut chains: Vec<_> = verdict_chains().collect();
+    chains.push(chain("mangle", Some("PREROUTING"), "PREROUTING", prerouting(rules)));
+    chains.push(chain("mangle", Some("OUTPUT"), "OUTPUT", output(rules.tunnel_port)));
+    chains.push(chain("nat", Some("PREROUTING"), "PREROUTING", vec![keep_destination()]));
+    chains.push(chain("nat", Some("POSTROUTING"), "POSTROUTING", vec![keep_destination(), keep_source()]));
+    chains.push(chain("filter", Some("FORWARD"), "FORWARD", fail_closed()));
+    chains
+}
+
+/// The chains in ztunnel's netns.
+pub(crate) fn proxy_chains(proxy: &Proxy) -> Vec<Chain> {
+    let (inbound, outbound) = (ISTIOIN.proxy_link, ISTIOOUT.proxy_link);
+    let tproxy = |port: u16, on: &str| format!("-j TPROXY --on-port {port} --on-ip {on} --tproxy-mark {TPROXY}");
+    let rules = vec![
+        format!("-i {inbound} -p tcp -m tcp --dport {PORT_INBOUND_HBONE} {}", tproxy(PORT_INBOUND_HBONE, "127.0.0.1")),
+        format!("-i {outbound} -p tcp {}", tproxy(PORT_OUTBOUND, "0.0.0.0")),
+        format!("-i {inbound} -p tcp {}", tproxy(PORT_INBOUND_PLAINTEXT, "0.0.0.0")),
+        format!("! -d {}/32 -i {} -p tcp {}", proxy.ip, proxy.interface, set_mark(ORIGINAL_SOURCE)),
+    ];
+    vec![chain("mangle", Some("PREROUTING"), "PREROUTING", rules)]
+}
+
+fn chain(table: &'static str, hook: Option<&'static str>, name: &str, rules: Vec<String>) -> Chain {
+    Chain { table, name: format!("{CHAIN_PREFIX}{name}"), hook, rules }
+}
+
+fn set_mark(mark: Mark) -> String {
+    format!("-j MARK --set-xmark {mark}")
+}
+
+/// Name of the chain that carries a verdict out; `None` where nothing is to be written.
+fn verdict_chain(verdict: Verdict) -> Option<&'static str> {
+    match (verdict.mark?, verdict.remember) {
+        (_, Some(Memory::ConnSkip)) => Some("CONN-SKIP"),
+        (_, Some(Memory::Proxy)) => Some("PROXY"),
+        (SKIP, None) => Some("SKIP"),
+        (PROXY_RETURN, None) => Some("PROXY-RETURN"),
+        _ => Some("OUTBOUND"),
+    }
+}
+
+/// One chain for every verdict that a row of the law has.
+fn verdict_chains() -> impl Iterator<Item = Chain> {
+    [Row::KnownSkip, Row::KnownProxy, Row::ProxyAsClient, Row::ProxyOwn, Row::Outbound].into_iter().filter_map(|row| {
+        let verdict = row.verdict();
+        let remember = verdict.remember.map(|memory| format!("-j CONNMARK --set-xmark {}", memory.mark()));
+        let rules = remember.into_iter().chain(verdict.mark.map(set_mark)).collect();
+        Some(chain("mangle", None, verdict_chain(verdict)?, rules))
+    })
+}
+
+/// A rule for `row`: what matches `selector` gets the row's verdict.
+fn rule(row: Row, selector: &str) -> String {
+    let target = verdict_chain(row.verdict());
+    let target = target.map_or_else(|| "-j RETURN".to_owned(), |name| format!("-g {CHAIN_PREFIX}{name}"));
+    format!("{selector} {target}")
+}
+
+/// The law for packets that arrive.
+fn prerouting(rules: &NodeRules<'_>) -> Vec<String> {
+    let from_tunnels = TUNNELS.iter().map(|tunnel| rule(Row::FromTunnel, &format!("-i {}", tunnel.node_link)));
+    let mut all: Vec<_> = from_tunnels.collect();
+    all.push(tunnel_itself(rules.tunnel_port));
+    all.push(known(Row::KnownSkip, Memory::ConnSkip));
+    if let Some(proxy) = rules.proxy {
+        // Ahead of row 4, which then needs no "not from ztunnel": a negated MAC match never matches on a device without
+        // Ethernet headers (net/netfilter/xt_mac.c), and a packet cannot match both.
+        let from = from_proxy(&proxy.host);
+        all.push(rule(Row::ProxyAsClient, &format!("! -s {}/32 {from}", proxy.ip)));
+        all.push(rule(Row::ProxyOwn, &from));
+    }
+    all.push(known(Row::KnownProxy, Memory::Proxy));
+    all.push(rule(Row::Udp, "-p udp"));
+    all.push(outbound());
+    all
+}
+
+/// The law for what local sockets send.
+fn output(tunnel_port: u16) -> Vec<String> {
+    let probe = format!("-p tcp -m set --match-set {SET_PODS} dst -m addrtype --src-type LOCAL");
+    vec![
+        tunnel_itself(tunnel_port),
+        known(Row::KnownSkip, Memory::ConnSkip),
+        known(Row::KnownProxy, Memory::Proxy),
+        rule(Row::Udp, "-p udp"),
+        rule(Row::NodeProbe, &probe),
+        outbound(),
+    ]
+}
+
+fn tunnel_itself(port: u16) -> String {
+    rule(Row::TunnelItself, &format!("-p udp -m udp --dport {port}"))
+}
+
+fn known(row: Row, memory: Memory) -> String {
+    rule(row, &format!("-m connmark --mark {}", memory.mark()))
+}
+
+fn outbound() -> String {
+    rule(Row::Outbound, &format!("-p tcp -m set --match-set {SET_PODS} src"))
+}
+
+fn from_proxy(host: &HostSide) -> String {
+    match &host.bridge {
+        None => format!("-i {}", host.veth),
+        Some((bridge, address)) => format!("-i {bridge} -m mac --mac-source {}", mac(*address)),
+    }
+}
+
+/// An outbound packet reaches ztunnel with the destination and the source that the pod chose.
+fn keep_destination() -> String {
+    format!("-m mark --mark {OUTBOUND} -j ACCEPT")
+}
+
+/// ztunnel sees who speaks to a meshed pod, whatever would be masqueraded on the way out.
+fn keep_source() -> String {
+    format!("-o {} -j ACCEPT", ISTIOIN.node_link)
+}
+
+/// Without its tunnel a packet would go on by the main table: it is dropped instead.
+fn fail_closed() -> Vec<String> {
+    let decided = OUTBOUND.mask() | SKIP.mask() | PROXY_RETURN.mask();
+    vec![
+        format!("! -o {} -m mark --mark {OUTBOUND} -j DROP", ISTIOOUT.node_link),
+        format!(
+            "! -o {} -p tcp -m mark --mark 0x0/{decided:#x} -m set --match-set {SET_PODS} dst -j DROP",
+            ISTIOIN.node_link
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_that_writes_has_a_chain() {
+        let names: Vec<_> = verdict_chains().map(|chain| chain.name).collect();
+        assert_eq!(
+            names,
+            ["ztunnel-SKIP", "ztunnel-PROXY-RETURN", "ztunnel-PROXY", "ztunnel-CONN-SKIP", "ztunnel-OUTBOUND"]
+        );
+        for rule in prerouting(&NodeRules { tunnel_port: 6081, proxy: None }).iter().chain(&output(6081)) {
+            let target = rule.split("-g ").nth(1);
+            assert!(target.is_none_or(|target| names.iter().any(|name| name == target)), "{rule}");
+        }
+    }
+
+    #[test]
+    fn the_memory_is_written_before_the_mark() {
+        let chain = verdict_chains().find(|chain| chain.name == "ztunnel-PROXY");
+        assert_eq!(chain.unwrap().rules, ["-j CONNMARK --set-xmark 0x210/0x210", "-j MARK --set-xmark 0x210/0x210"]);
+    }
+
+    #[test]
+    fn a_missing_tunnel_drops() {
+        assert_eq!(
+            fail_closed(),
+            [
+                "! -o istioout -m mark --mark 0x100/0x100 -j DROP",
+                "! -o istioin -p tcp -m mark --mark 0x0/0x340 -m set --match-set ztunnel-pods-ips dst -j DROP",
+            ]
+        );
+    }
+}

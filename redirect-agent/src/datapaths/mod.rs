@@ -1,0 +1,3 @@
+//! What each mode wants on the node beside what both have.
+
+pub(crate) mod iptables;

@@ -1,0 +1,119 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn namespace(name: &str, labels: &Value) -> Value {
+    json!({ "metadata": { "name": name, "labels": labels } })
+}
+
+fn pod(namespace: &str, name: &str, ip: &str) -> Value {
+    json!({
+        "metadata": { "namespace": namespace, "name": name, "uid": format!("uid-{name}"),
+            "creationTimestamp": "2024-01-01T00:00:00Z", "labels": {}, "annotations": {} },
+        "spec": { "nodeName": "n1", "containers": [] },
+        "status": { "phase": "Running", "podIP": ip, "hostIP": "172.18.0.2",
+            "conditions": [{ "type": "Ready", "status": "True" }] }
+    })
+}
+
+fn with(mut pod: Value, path: &str, value: Value) -> Value {
+    *pod.pointer_mut(path).unwrap() = value;
+    pod
+}
+
+fn cluster(pods: &[Value]) -> Cluster {
+    let namespaces = [
+        namespace("mesh", &json!({ LABEL_MODE: MODE_AMBIENT })),
+        namespace("default", &json!({})),
+        namespace("istio-system", &json!({ LABEL_MODE: MODE_AMBIENT })),
+    ];
+    let snapshot = Snapshot {
+        namespaces: namespaces.iter().map(|value| serde_json::from_value(value.clone()).unwrap()).collect(),
+        pods: pods.iter().map(|value| serde_json::from_value(value.clone()).unwrap()).collect(),
+        problems: Vec::new(),
+    };
+    let node_addresses = BTreeSet::from(["172.18.0.2".parse().unwrap()]);
+    decide(&snapshot, &Rules { node_name: "n1", proxy_namespace: "istio-system", node_addresses: &node_addresses })
+}
+
+fn state(value: Value) -> (State, String) {
+    let cluster = cluster(&[value]);
+    let verdict = &cluster.pods[0];
+    assert_eq!(cluster.meshed.is_empty(), verdict.state != State::Meshed);
+    (verdict.state, verdict.reason.clone().unwrap_or_default())
+}
+
+#[test]
+fn labels_and_annotations() {
+    let app = || pod("mesh", "app", "10.0.0.1");
+    let plain = || pod("default", "app", "10.0.0.1");
+    assert_eq!(state(app()).0, State::Meshed);
+    assert_eq!(state(plain()).0, State::NotMeshed);
+    assert_eq!(state(with(plain(), "/metadata/labels", json!({ LABEL_MODE: MODE_AMBIENT }))).0, State::Meshed);
+    assert_eq!(state(with(app(), "/metadata/labels", json!({ LABEL_MODE: "none" }))).0, State::NotMeshed);
+    for annotation in [json!({ ANNOTATION_REDIRECTION: "disabled" }), json!({ ANNOTATION_SIDECAR: "{}" })] {
+        assert_eq!(state(with(app(), "/metadata/annotations", annotation)).0, State::NotMeshed);
+    }
+    let enabled = json!({ ANNOTATION_REDIRECTION: "enabled" });
+    assert_eq!(state(with(app(), "/metadata/annotations", enabled)).0, State::Meshed);
+}
+
+#[test]
+fn pods_that_are_never_meshed() {
+    let app = || pod("mesh", "app", "10.0.0.1");
+    let spec = json!({ "nodeName": "n1", "hostNetwork": true, "containers": [] });
+    assert_eq!(state(with(app(), "/spec", spec)).0, State::NotMeshed);
+    for phase in ["Succeeded", "Failed"] {
+        assert_eq!(state(with(app(), "/status/phase", json!(phase))).0, State::NotMeshed);
+    }
+    let ztunnel = with(pod("istio-system", "zt", "10.0.0.9"), "/metadata/labels", json!({ "app": "ztunnel" }));
+    assert_eq!(state(ztunnel).0, State::NotMeshed);
+    assert!(cluster(&[with(app(), "/spec/nodeName", json!("n2"))]).pods.is_empty());
+}
+
+#[test]
+fn addresses_that_cannot_be_meshed() {
+    let with_ip = |ip: &str| state(pod("mesh", "app", ip));
+    assert_eq!(with_ip("").0, State::Pending);
+    for bad in ["172.18.0.2", "127.0.0.1", "0.0.0.0", "224.0.0.1", "10.0.0", "fd00::1"] {
+        let (state, reason) = with_ip(bad);
+        assert_eq!(state, State::Refused, "{bad}");
+        assert!(!reason.is_empty());
+    }
+}
+
+#[test]
+fn every_address_of_a_pod() {
+    let ips =
+        json!({ "podIP": "10.0.0.1", "podIPs": [{ "ip": "10.0.0.1" }, { "ip": "10.0.0.2" }, { "ip": "fd00::1" }] });
+    let cluster = cluster(&[with(pod("mesh", "app", ""), "/status", ips)]);
+    assert_eq!(cluster.meshed.len(), 2);
+    assert_eq!(cluster.pods[0].ips.len(), 3);
+}
+
+#[test]
+fn the_newer_of_two_pods_has_the_address() {
+    let old = pod("mesh", "old", "10.0.0.1");
+    let new = with(pod("mesh", "new", "10.0.0.1"), "/metadata/creationTimestamp", json!("2024-01-02T00:00:00Z"));
+    let both = cluster(&[new.clone(), old.clone()]);
+    assert_eq!(both.pods.iter().map(|pod| pod.state).collect::<Vec<_>>(), [State::Meshed, State::Refused]);
+    assert_eq!(both.problems[0].object, "pod mesh/old");
+    let ended = cluster(&[with(new, "/status/phase", json!("Succeeded")), old]);
+    assert_eq!(ended.pods.iter().map(|pod| pod.state).collect::<Vec<_>>(), [State::NotMeshed, State::Meshed]);
+}
+
+#[test]
+fn ztunnel_is_the_newest_ready_one_of_its_namespace() {
+    let zt = |namespace, name, ip| with(pod(namespace, name, ip), "/metadata/labels", json!({ "app": "ztunnel" }));
+    let old = zt("istio-system", "old", "10.0.0.3");
+    let new = with(zt("istio-system", "new", "10.0.0.4"), "/metadata/creationTimestamp", json!("2024-01-02T00:00:00Z"));
+    let unready = with(new.clone(), "/status/conditions/0/status", json!("False"));
+    let name = |pods: &[Value]| cluster(pods).proxy.map(|proxy| proxy.name);
+    assert_eq!(name(&[old.clone(), new.clone()]).as_deref(), Some("new"));
+    assert_eq!(name(&[old.clone(), unready.clone()]).as_deref(), Some("old"));
+    assert_eq!(cluster(&[unready]).proxy_reason.as_deref(), Some("pod istio-system/new is not Ready"));
+    let impostor = cluster(&[zt("default", "evil", "10.0.0.5")]);
+    assert_eq!(impostor.proxy, None);
+    assert_eq!(impostor.problems[0].object, "pod default/evil");
+    assert_eq!(cluster(&[old]).host_ip, Some("172.18.0.2".parse().unwrap()));
+}

@@ -1,0 +1,7 @@
+//! The ways into the kernel that every resource uses: netlink, network namespaces, and the processes for which there is no
+//! stable kernel interface. No decisions are taken here.
+
+pub(crate) mod links;
+pub(crate) mod netlink;
+pub(crate) mod netns;
+pub(crate) mod process;

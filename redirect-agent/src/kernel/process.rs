@@ -1,0 +1,104 @@
+//! Running the tools that own a kernel interface without a stable binary form (iptables, ipset, nft): input from memory,
+//! output bounded, a deadline, and the exit status as the only judge of success.
+
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+/// Longer than the xtables lock is waited for, so that the tool itself can say what it waited on.
+const DEADLINE: Duration = Duration::from_mins(1);
+/// Enough for the rules of a node with tens of thousands of services.
+const OUTPUT_LIMIT: u64 = 64 << 20;
+/// How much of a tool's complaint goes into a message.
+const STDERR_LIMIT: usize = 2000;
+
+/// Runs `program` with `args` in the calling thread's network namespace, gives it `input`, and returns what it printed.
+///
+/// # Errors
+/// The program is missing, exits with a status other than 0, prints too much, or runs past the deadline.
+pub(crate) fn run(program: &str, args: &[&str], input: &str) -> anyhow::Result<String> {
+    let mut command = Command::new(program);
+    // The C locale keeps messages parseable; a group of its own keeps a terminal's Ctrl-C from ending it half-way.
+    command.args(args).env("LC_ALL", "C").process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("start {program} (is its package installed?)"))?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let out = thread::scope(|scope| {
+        scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input.as_bytes())));
+        let stdout = scope.spawn(move || drain(stdout));
+        let stderr = scope.spawn(move || drain(stderr));
+        let status = wait(&mut child);
+        (status, stdout.join(), stderr.join())
+    });
+    let (Ok(stdout), Ok(stderr)) = (out.1, out.2) else { bail!("{program}: reading its output failed") };
+    let status = out.0.with_context(|| format!("{program} {}", args.join(" ")))?;
+    if !status.success() {
+        let stderr = stderr.unwrap_or_default();
+        let shown: String = stderr.trim().chars().take(STDERR_LIMIT).collect();
+        bail!("{program} {}: {status}: {shown}", args.join(" "));
+    }
+    stdout.with_context(|| format!("{program}: output"))
+}
+
+/// Waits for the child's end; kills it at the deadline.
+fn wait(child: &mut std::process::Child) -> anyhow::Result<std::process::ExitStatus> {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
+    let end = Instant::now() + DEADLINE;
+    let fd = pidfd(pid)?;
+    let remaining = end.saturating_duration_since(Instant::now());
+    let timeout = nix::poll::PollTimeout::try_from(remaining)?;
+    let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&fd), nix::poll::PollFlags::POLLIN)];
+    let ended = loop {
+        match nix::poll::poll(&mut fds, timeout) {
+            Err(nix::errno::Errno::EINTR) => {}
+            other => break other? > 0,
+        }
+    };
+    if !ended {
+        child.kill()?;
+        child.wait()?;
+        bail!("did not end within {} s and was killed", DEADLINE.as_secs());
+    }
+    Ok(child.wait()?)
+}
+
+/// A descriptor that becomes readable when the process ends (`pidfd_open(2)`, Linux 5.3).
+fn pidfd(pid: nix::unistd::Pid) -> anyhow::Result<std::os::fd::OwnedFd> {
+    // SAFETY: a system call without pointers; the result is checked before use.
+    let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let fd = i32::try_from(fd)?;
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error()).context("pidfd_open");
+    }
+    // SAFETY: the kernel has just handed this descriptor to us and nobody else knows it.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) })
+}
+
+/// Everything the pipe gives, up to the limit.
+fn drain(pipe: Option<impl Read>) -> anyhow::Result<String> {
+    let mut text = Vec::new();
+    if let Some(pipe) = pipe {
+        pipe.take(OUTPUT_LIMIT + 1).read_to_end(&mut text)?;
+    }
+    if text.len() as u64 > OUTPUT_LIMIT {
+        bail!("more than {} MiB", OUTPUT_LIMIT >> 20);
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::run;
+
+    #[test]
+    fn input_output_and_status() {
+        assert_eq!(run("cat", &[], "hello").unwrap(), "hello");
+        let error = run("sh", &["-c", "echo no >&2; exit 3"], "").unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.contains("no"), "{error}");
+        assert!(run("/no/such/tool", &[], "").unwrap_err().to_string().contains("package"));
+    }
+}

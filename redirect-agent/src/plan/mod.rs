@@ -1,0 +1,221 @@
+//! The node's desired state as a value. Pure: from who is meshed and what the node is to what must stand, in the node's
+//! namespace and in ztunnel's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use redirect_common::names::{
+    self, ISTIOIN, ISTIOOUT, Mark, ORIGINAL_SOURCE, OUTBOUND, PROXY_RETURN, RULE_INBOUND, RULE_MAIN,
+    RULE_ORIGINAL_SOURCE, RULE_OUTBOUND, RULE_PROXY_RETURN, RULE_SKIP, RULE_TPROXY, RulePriority, SKIP, TABLE_INBOUND,
+    TABLE_OUTBOUND, TABLE_PROXY, TPROXY, TUNNEL_PREFIX, TUNNELS, TableId,
+};
+
+use crate::datapaths::iptables::{self, NodeRules};
+use crate::facts::Facts;
+use crate::proxy::Proxy;
+use crate::resources::address::Address;
+use crate::resources::chain::Chain;
+use crate::resources::guard::{Guard, GuardedBridge};
+use crate::resources::link::Geneve;
+use crate::resources::route::{Route, RouteKind};
+use crate::resources::rule::{Action, Rule};
+use crate::resources::sysctl::Setting;
+
+mod settings;
+
+/// Everything that must stand in one network namespace. The empty plan is what `cleanup` applies.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Plan {
+    pub(crate) links: Vec<Geneve>,
+    pub(crate) addresses: Vec<Address>,
+    pub(crate) sysctls: BTreeMap<Setting, String>,
+    pub(crate) routes: BTreeSet<Route>,
+    pub(crate) rules: Vec<Rule>,
+    /// Meshed pods' addresses in iptables mode.
+    pub(crate) set: Option<BTreeSet<Ipv4Addr>>,
+    pub(crate) chains: Vec<Chain>,
+    pub(crate) guard: Option<Guard>,
+}
+
+/// What the plan is made from.
+pub(crate) struct Inputs<'a> {
+    /// The node as it is.
+    pub(crate) facts: &'a Facts,
+    /// Addresses of the meshed pods of this node.
+    pub(crate) meshed: &'a BTreeSet<Ipv4Addr>,
+    /// ztunnel; a former one while there is no other, so that its pods stay blocked and not bypassed.
+    pub(crate) proxy: Option<&'a Proxy>,
+    /// The node's address that tunnels end at.
+    pub(crate) node_ip: Option<Ipv4Addr>,
+    /// UDP port of the tunnels, host byte order.
+    pub(crate) tunnel_port: u16,
+    /// `net.ipv4.conf.all.rp_filter` of the node and of ztunnel's namespace.
+    pub(crate) all_rp_filter: AllRpFilter,
+}
+
+/// `net.ipv4.conf.all.rp_filter` of both namespaces.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct AllRpFilter {
+    pub(crate) node: u8,
+    pub(crate) proxy: u8,
+}
+
+/// The rules of the node, always all of them.
+pub(crate) const NODE_RULES: [Rule; 4] = [
+    goto(RULE_SKIP, SKIP, RULE_MAIN),
+    lookup(RULE_OUTBOUND, Some(OUTBOUND), TABLE_OUTBOUND),
+    lookup(RULE_PROXY_RETURN, Some(PROXY_RETURN), TABLE_PROXY),
+    lookup(RULE_INBOUND, None, TABLE_INBOUND),
+];
+
+/// The rules of ztunnel's namespace.
+pub(crate) const PROXY_RULES: [Rule; 2] = [
+    lookup(RULE_TPROXY, Some(TPROXY), TABLE_INBOUND),
+    lookup(RULE_ORIGINAL_SOURCE, Some(ORIGINAL_SOURCE), TABLE_INBOUND),
+];
+
+const fn lookup(priority: RulePriority, mark: Option<Mark>, table: TableId) -> Rule {
+    Rule { priority, mark, action: Action::Lookup(table) }
+}
+
+const fn goto(priority: RulePriority, mark: Mark, target: RulePriority) -> Rule {
+    Rule { priority, mark: Some(mark), action: Action::Goto(target) }
+}
+
+/// The IPv4 address of ztunnel and of the node, where both are known: without either there is no tunnel.
+struct Ends<'a> {
+    proxy: &'a Proxy,
+    proxy_ip: Ipv4Addr,
+    node_ip: Ipv4Addr,
+}
+
+fn ends<'a>(inputs: &Inputs<'a>) -> Option<Ends<'a>> {
+    let proxy = inputs.proxy?;
+    let IpAddr::V4(proxy_ip) = proxy.ip else { return None };
+    Some(Ends { proxy, proxy_ip, node_ip: inputs.node_ip? })
+}
+
+/// What must stand in the node's namespace.
+pub(crate) fn node(inputs: &Inputs<'_>) -> Plan {
+    let rules = NodeRules { tunnel_port: inputs.tunnel_port, proxy: inputs.proxy };
+    let mut plan = Plan {
+        rules: NODE_RULES.to_vec(),
+        set: Some(inputs.meshed.clone()),
+        chains: iptables::node_chains(&rules),
+        guard: guard(inputs),
+        sysctls: settings::node(inputs),
+        ..Plan::default()
+    };
+    if let Some(ends) = ends(inputs) {
+        for tunnel in TUNNELS {
+            let remote = IpAddr::V4(ends.proxy_ip);
+            let (name, mac) = (tunnel.node_link.to_owned(), tunnel.node_mac);
+            plan.links.push(Geneve { name, vni: tunnel.vni.get(), remote, port: inputs.tunnel_port, mac });
+            plan.addresses.push(address(tunnel.node_link, tunnel.node_addr));
+        }
+        plan.routes = node_routes(inputs, &ends);
+    }
+    plan
+}
+
+/// What must stand in ztunnel's namespace; nothing without tunnels.
+pub(crate) fn proxy(inputs: &Inputs<'_>) -> Plan {
+    let Some(ends) = ends(inputs) else { return Plan::default() };
+    let link = |tunnel: &names::Tunnel| Geneve {
+        name: tunnel.proxy_link.to_owned(),
+        vni: tunnel.vni.get(),
+        remote: IpAddr::V4(ends.node_ip),
+        port: inputs.tunnel_port,
+        mac: tunnel.proxy_mac,
+    };
+    Plan {
+        links: TUNNELS.iter().map(link).collect(),
+        addresses: TUNNELS.iter().map(|tunnel| address(tunnel.proxy_link, tunnel.proxy_addr)).collect(),
+        sysctls: settings::proxy(inputs, &ends.proxy.interface),
+        routes: proxy_routes(&ends),
+        rules: PROXY_RULES.to_vec(),
+        set: None,
+        chains: iptables::proxy_chains(ends.proxy),
+        guard: None,
+    }
+}
+
+fn address(link: &str, ip: Ipv4Addr) -> Address {
+    Address { link: link.to_owned(), ip: IpAddr::V4(ip), prefix: TUNNEL_PREFIX }
+}
+
+fn node_routes(inputs: &Inputs<'_>, ends: &Ends<'_>) -> BTreeSet<Route> {
+    let device = ends.proxy.host.device();
+    let mut routes = BTreeSet::from([default_via(TABLE_OUTBOUND, ISTIOOUT.proxy_addr, ISTIOOUT.node_link)]);
+    // The veth may be gone with its proxy; the kernel has then taken these routes with it.
+    if inputs.facts.links.iter().any(|link| link.name == device) {
+        for table in [TABLE_INBOUND, TABLE_OUTBOUND, TABLE_PROXY] {
+            routes.insert(host(table, ends.proxy_ip, device));
+        }
+        let onlink = default_via(TABLE_PROXY, ends.proxy_ip, device);
+        routes.insert(Route { kind: RouteKind::Onlink, ..onlink });
+    }
+    routes.extend(inputs.meshed.iter().map(|pod| Route {
+        gateway: Some(IpAddr::V4(ISTIOIN.proxy_addr)),
+        // Without it the node would speak to its pods from the tunnel's address.
+        source: Some(IpAddr::V4(ends.node_ip)),
+        kind: RouteKind::Via,
+        ..host(TABLE_INBOUND, *pod, ISTIOIN.node_link)
+    }));
+    routes
+}
+
+fn proxy_routes(ends: &Ends<'_>) -> BTreeSet<Route> {
+    let everything = Route { prefix: 0, kind: RouteKind::Local, ..host(TABLE_INBOUND, Ipv4Addr::UNSPECIFIED, "lo") };
+    let node = |table| host(table, ends.node_ip, &ends.proxy.interface);
+    BTreeSet::from([
+        everything,
+        default_via(TABLE_OUTBOUND, ISTIOOUT.node_addr, ISTIOOUT.proxy_link),
+        default_via(TABLE_PROXY, ISTIOIN.node_addr, ISTIOIN.proxy_link),
+        node(TABLE_OUTBOUND),
+        node(TABLE_PROXY),
+    ])
+}
+
+fn host(table: TableId, destination: Ipv4Addr, device: &str) -> Route {
+    Route {
+        table: table.0,
+        destination: IpAddr::V4(destination),
+        prefix: 32,
+        device: device.to_owned(),
+        gateway: None,
+        source: None,
+        kind: RouteKind::Direct,
+    }
+}
+
+fn default_via(table: TableId, gateway: Ipv4Addr, device: &str) -> Route {
+    Route {
+        prefix: 0,
+        gateway: Some(IpAddr::V4(gateway)),
+        kind: RouteKind::Via,
+        ..host(table, Ipv4Addr::UNSPECIFIED, device)
+    }
+}
+
+/// The guard of every bridge that has meshed pods; `None` where no pod is behind a bridge.
+fn guard(inputs: &Inputs<'_>) -> Option<Guard> {
+    let bridges = || inputs.facts.links.iter().filter(|link| link.kind.as_deref() == Some("bridge"));
+    let mut guard = Guard {
+        gateways: bridges().filter_map(|link| link.mac).collect(),
+        proxy: inputs.proxy.and_then(|proxy| Some((proxy.host.veth.clone(), proxy.host.bridge.as_ref()?.1))),
+        ..Guard::default()
+    };
+    for pod in inputs.meshed {
+        let device = inputs.facts.device_of(IpAddr::V4(*pod));
+        let Some(bridge) = device.filter(|link| link.kind.as_deref() == Some("bridge")) else { continue };
+        let Some(mac) = bridge.mac else { continue };
+        let guarded =
+            guard.bridges.entry(bridge.name.clone()).or_insert_with(|| GuardedBridge { mac, pods: BTreeSet::new() });
+        guarded.pods.insert(*pod);
+    }
+    (!guard.bridges.is_empty() || guard.proxy.is_some()).then_some(guard)
+}
+
+#[cfg(test)]
+mod tests;

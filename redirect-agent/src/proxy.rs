@@ -1,0 +1,176 @@
+//! Finding ztunnel: from its pod's IP to its network namespace and to where the node sees it.
+//!
+//! The address alone proves nothing (another namespace may carry the same one), so the namespace is accepted only when its
+//! interface and a veth of the node name each other as peers, and the node's id of the peer's namespace is that namespace's.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::links::{self, Link};
+use crate::kernel::netlink::Netlink;
+use crate::kernel::netns::{Netns, NetnsId, open_path};
+use crate::resources::address;
+use crate::resources::guard::Mac;
+
+/// ztunnel as the node sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Proxy {
+    pub(crate) uid: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) ip: IpAddr,
+    pub(crate) netns: NetnsId,
+    /// Its interface, inside.
+    pub(crate) interface: String,
+    pub(crate) host: HostSide,
+}
+
+/// The node's side of ztunnel's interface.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct HostSide {
+    /// The veth.
+    pub(crate) veth: String,
+    /// The bridge that the veth is a port of, and ztunnel's MAC address, by which its packets are told apart there.
+    pub(crate) bridge: Option<(String, Mac)>,
+}
+
+impl HostSide {
+    /// The device that the node's IP layer sees: the bridge, or else the veth.
+    pub(crate) fn device(&self) -> &str {
+        self.bridge.as_ref().map_or(&self.veth, |(bridge, _)| bridge)
+    }
+}
+
+/// The pod that is to be found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ProxyPod {
+    pub(crate) uid: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) ip: IpAddr,
+}
+
+/// Directories where container runtimes keep namespaces by name.
+const NETNS_DIRECTORIES: [&str; 2] = ["/run/netns", "/var/run/netns"];
+
+/// Finds `pod`'s namespace and the node's side of its interface.
+pub(crate) fn locate(node: &mut Netns, pod: &ProxyPod) -> anyhow::Result<(Proxy, Netns)> {
+    let node_links = links::dump(node.netlink())?;
+    let mut reasons = Vec::new();
+    let mut looked = 0;
+    for file in namespaces(node.id()) {
+        looked += 1;
+        let Ok(mut netns) = Netns::open(file) else { continue };
+        match examine(node, &node_links, &mut netns, pod.ip) {
+            Ok(Some((interface, host))) => {
+                let ProxyPod { uid, namespace, name, ip } = pod.clone();
+                return Ok((Proxy { uid, namespace, name, ip, netns: netns.id(), interface, host }, netns));
+            }
+            Ok(None) => {}
+            Err(error) => reasons.push(format!("{error:#}")),
+        }
+    }
+    if reasons.is_empty() {
+        bail!(
+            "no network namespace with address {} found (looked at {looked}, in {} and /proc/*/ns/net; does the agent see \
+             the host's /run/netns or its processes?)",
+            pod.ip,
+            NETNS_DIRECTORIES[0]
+        );
+    }
+    bail!("{}", reasons.join("; "))
+}
+
+/// Every network namespace but the node's, each once, opened.
+pub(crate) fn others(node: NetnsId) -> impl Iterator<Item = Netns> {
+    namespaces(node).filter_map(|file| Netns::open(file).ok())
+}
+
+/// Finds a namespace by its identity.
+pub(crate) fn find(node: NetnsId, wanted: NetnsId) -> Option<Netns> {
+    let file = namespaces(node).find(|file| NetnsId::of(file).is_ok_and(|id| id == wanted))?;
+    Netns::open(file).ok()
+}
+
+/// Whether `netns` is still what `proxy` says.
+pub(crate) fn still_there(node: &mut Netns, netns: &mut Netns, proxy: &Proxy) -> anyhow::Result<bool> {
+    let node_links = links::dump(node.netlink())?;
+    let found = examine(node, &node_links, netns, proxy.ip);
+    Ok(found.is_ok_and(|found| found == Some((proxy.interface.clone(), proxy.host.clone()))))
+}
+
+/// Every network namespace but the node's, each once.
+fn namespaces(node: NetnsId) -> impl Iterator<Item = File> {
+    let mut seen = BTreeSet::from([node]);
+    paths().filter_map(move |path| {
+        let file = open_path(&path).ok()?;
+        seen.insert(NetnsId::of(&file).ok()?).then_some(file)
+    })
+}
+
+fn paths() -> impl Iterator<Item = PathBuf> {
+    let entries = |directory: &str| fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let named = NETNS_DIRECTORIES.into_iter().flat_map(entries);
+    let processes = entries("/proc")
+        .filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit)));
+    named.chain(processes.map(|path| path.join("ns/net")))
+}
+
+/// `Ok(None)` when the namespace does not have `ip`; an error when it has but is not reached over a veth of the node.
+fn examine(
+    node: &mut Netns,
+    node_links: &[Link],
+    netns: &mut Netns,
+    ip: IpAddr,
+) -> anyhow::Result<Option<(String, HostSide)>> {
+    let addresses = address::observe(netns.netlink())?;
+    let Some(address) = addresses.into_iter().find(|address| address.ip == ip) else { return Ok(None) };
+    let inside = links::dump(netns.netlink())?;
+    let Some(interface) = inside.into_iter().find(|link| link.index == address.index) else { return Ok(None) };
+    let host = host_side(node_links, &interface).with_context(|| {
+        format!("interface {} of the namespace with {ip} has no veth peer on the node", interface.name)
+    })?;
+    let id = nsid(node.netlink(), netns)?;
+    if host.peer_netns != id {
+        bail!("{} is the peer of another namespace than the one with {ip}", host.name);
+    }
+    let bridge = host.controller.and_then(|index| node_links.iter().find(|link| link.index == index));
+    let bridge = match (bridge, interface.mac) {
+        (Some(bridge), Some(mac)) => Some((bridge.name.clone(), mac)),
+        (Some(bridge), None) => bail!("{} on bridge {} has no MAC address", interface.name, bridge.name),
+        (None, _) => None,
+    };
+    Ok(Some((interface.name, HostSide { veth: host.name.clone(), bridge })))
+}
+
+/// The node's veth whose peer is `interface`, and the other way round.
+fn host_side<'a>(node_links: &'a [Link], interface: &Link) -> Option<&'a Link> {
+    let peer = interface.peer_index?;
+    node_links.iter().find(|link| {
+        link.index == peer && link.kind.as_deref() == Some("veth") && link.peer_index == Some(interface.index)
+    })
+}
+
+/// The id by which the node's namespace knows `netns`, if it has one (`RTM_GETNSID`, `rtnl_net_getid`).
+fn nsid(netlink: &mut Netlink, netns: &Netns) -> anyhow::Result<Option<i32>> {
+    let file = netns.file().context("the node's own namespace")?;
+    let mut message = NsidMessage::default();
+    message.attributes.push(NsidAttribute::Fd(u32::try_from(file.as_raw_fd())?));
+    let answers = netlink.request(RouteNetlinkMessage::GetNsId(message), 0).context("ask for a namespace's id")?;
+    let ids = answers.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewNsId(message) => message.attributes.into_iter().find_map(|attribute| match attribute {
+            NsidAttribute::Id(id) if id >= 0 => Some(id),
+            _ => None,
+        }),
+        _ => None,
+    });
+    Ok(ids.into_iter().next_back())
+}

@@ -1,0 +1,123 @@
+//! Brings one namespace to its plan, kind by kind, and reads back until nothing is left to do.
+
+use std::fs;
+
+use anyhow::Context as _;
+use redirect_common::names::{SET_PODS, TUNNELS};
+
+use crate::datapaths::iptables;
+use crate::kernel::netns::Netns;
+use crate::plan::{NODE_RULES, PROXY_RULES, Plan};
+use crate::record::Record;
+use crate::resources::chain::backend::Backend;
+use crate::resources::ledger::{Kind, Ledger};
+use crate::resources::{Context, address, chain, guard, link, route, rule, set, sysctl};
+
+/// Which of the two namespaces is worked on: what may be ours differs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    Node,
+    Proxy,
+}
+
+/// A kind may need what another has just made, and the kernel drops routes with links: more than these passes would mean
+/// that somebody undoes what we do.
+const PASSES: usize = 4;
+
+/// In this order things come to stand; in the reverse they go.
+const ORDER: [Kind; 8] =
+    [Kind::Link, Kind::Address, Kind::Sysctl, Kind::Route, Kind::Set, Kind::Guard, Kind::Rule, Kind::Chain];
+
+/// Applies `plan` until a pass finds nothing to do, which is the read-back.
+pub(crate) fn settle(
+    netns: &mut Netns,
+    record: &mut Record,
+    ledger: &mut Ledger,
+    plan: &Plan,
+    place: Place,
+    backend: Backend,
+) {
+    for _ in 0..PASSES {
+        let (writes, problems) = (ledger.writes.total(), ledger.problems.len());
+        pass(&mut Context::new(netns, record, ledger), plan, place, backend);
+        if ledger.writes.total() == writes || ledger.problems.len() > problems {
+            return;
+        }
+    }
+    ledger.problem(name(place), format!("is still not as planned after {PASSES} passes; somebody else changes it too"));
+}
+
+fn name(place: Place) -> &'static str {
+    match place {
+        Place::Node => "the node's namespace",
+        Place::Proxy => "ztunnel's namespace",
+    }
+}
+
+fn pass(context: &mut Context<'_>, plan: &Plan, place: Place, backend: Backend) {
+    let down = *plan == Plan::default();
+    let order: Box<dyn Iterator<Item = Kind>> =
+        if down { Box::new(ORDER.into_iter().rev()) } else { Box::new(ORDER.into_iter()) };
+    for kind in order {
+        if let Err(error) = converge(context, plan, place, backend, kind) {
+            context.ledger.problem(format!("{} in {}", kind.name(), name(place)), format!("{error:#}"));
+        }
+    }
+}
+
+fn converge(context: &mut Context<'_>, plan: &Plan, place: Place, backend: Backend, kind: Kind) -> anyhow::Result<()> {
+    match kind {
+        Kind::Link => link::converge(context, &plan.links, &owned_links(place)),
+        Kind::Address => address::converge(context, &plan.addresses),
+        Kind::Sysctl => sysctl::converge(context, &plan.sysctls),
+        Kind::Route => route::converge(context, &plan.routes),
+        Kind::Rule => rule::converge(context, &plan.rules, owned_rules(place)),
+        Kind::Chain => chain::converge(context, backend, &plan.chains, &owned_chains(place)),
+        Kind::Set if place == Place::Node => set::converge(context, SET_PODS, plan.set.as_ref()),
+        Kind::Guard if place == Place::Node => guard::converge(context, plan.guard.as_ref()),
+        Kind::Set | Kind::Guard => Ok(()),
+    }
+}
+
+fn owned_links(place: Place) -> Vec<(&'static str, u32)> {
+    let link = |tunnel: &redirect_common::names::Tunnel| match place {
+        Place::Node => (tunnel.node_link, tunnel.vni.get()),
+        Place::Proxy => (tunnel.proxy_link, tunnel.vni.get()),
+    };
+    TUNNELS.iter().map(link).collect()
+}
+
+fn owned_rules(place: Place) -> &'static [rule::Rule] {
+    match place {
+        Place::Node => &NODE_RULES,
+        Place::Proxy => &PROXY_RULES,
+    }
+}
+
+fn owned_chains(place: Place) -> Vec<chain::Chain> {
+    match place {
+        Place::Node => iptables::owned_on_node(),
+        Place::Proxy => iptables::owned_at_proxy(),
+    }
+}
+
+/// Removes our chains from a backend.
+pub(crate) fn remove_chains(
+    netns: &mut Netns,
+    record: &mut Record,
+    ledger: &mut Ledger,
+    place: Place,
+    backend: Backend,
+) {
+    let mut context = Context::new(netns, record, ledger);
+    if let Err(error) = chain::converge(&mut context, backend, &[], &owned_chains(place)) {
+        context.ledger.problem(format!("{backend} chains in {}", name(place)), format!("{error:#}"));
+    }
+}
+
+/// `net.ipv4.conf.all.rp_filter` of the namespace.
+pub(crate) fn all_rp_filter(netns: &Netns) -> anyhow::Result<u8> {
+    let path = "/proc/sys/net/ipv4/conf/all/rp_filter";
+    let text = netns.run(|| fs::read_to_string(path))?.with_context(|| format!("read {path}"))?;
+    text.trim().parse().with_context(|| format!("{path} reads {text:?}"))
+}

@@ -1,0 +1,75 @@
+//! Returns the node to what it was: everything of ours goes, in every namespace where something of ours is found, and
+//! every setting that was changed is put back.
+
+use std::path::Path;
+
+use redirect_common::names::TUNNELS;
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::links;
+use crate::kernel::netns::{Netns, NetnsId};
+use crate::plan::Plan;
+use crate::proxy;
+use crate::record::Record;
+use crate::resources::chain::backend::{self, Backend};
+use crate::resources::ledger::Ledger;
+
+use super::apply::{self, Place};
+
+/// What a cleanup did.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    /// How many objects were removed or put back.
+    pub(crate) writes: u64,
+    /// What could not be: object and reason. Run it again when the reason is gone.
+    pub(crate) problems: Vec<(String, String)>,
+}
+
+/// Cleans up without a running agent.
+pub(crate) fn offline(state_dir: &Path) -> anyhow::Result<Outcome> {
+    let record = Record::open(state_dir)?;
+    Ok(everything(&mut Netns::current()?, record, None))
+}
+
+/// Takes everything of ours away. The record goes last, and only when nothing is left.
+pub(crate) fn everything(node: &mut Netns, mut record: Record, programmed: Option<Netns>) -> Outcome {
+    let mut ledger = Ledger::default();
+    let backends = backends(&record);
+    // The node's side first: it is what sends packets into the others.
+    remove(node, &mut record, &mut ledger, Place::Node, &backends);
+    let known: Vec<NetnsId> = record.retired().into_iter().chain(record.proxy().map(|proxy| proxy.netns)).collect();
+    let held = programmed.as_ref().map(Netns::id);
+    let others = proxy::others(node.id()).filter(|netns| held != Some(netns.id()));
+    for mut netns in programmed.into_iter().chain(others) {
+        if known.contains(&netns.id()) || has_tunnel(&mut netns) {
+            remove(&mut netns, &mut record, &mut ledger, Place::Proxy, &backends);
+        }
+    }
+    if ledger.problems.is_empty()
+        && let Err(error) = record.remove()
+    {
+        ledger.problem("record", format!("{error:#}"));
+    }
+    let problems = ledger.problems.into_iter().map(|problem| (problem.object, problem.message)).collect();
+    Outcome { writes: ledger.writes.total(), problems }
+}
+
+fn remove(netns: &mut Netns, record: &mut Record, ledger: &mut Ledger, place: Place, backends: &[Backend]) {
+    for backend in backends {
+        apply::settle(netns, record, ledger, &Plan::default(), place, *backend);
+    }
+}
+
+/// The backend on record; without a record, every one that this host uses.
+fn backends(record: &Record) -> Vec<Backend> {
+    record.backend().map_or_else(backend::in_use, |backend| vec![backend])
+}
+
+fn has_tunnel(netns: &mut Netns) -> bool {
+    let links = links::dump(netns.netlink()).unwrap_or_default();
+    TUNNELS.iter().any(|tunnel| {
+        links.iter().any(|link| {
+            link.name == tunnel.proxy_link && link.geneve.is_some_and(|geneve| geneve.vni == Some(tunnel.vni.get()))
+        })
+    })
+}

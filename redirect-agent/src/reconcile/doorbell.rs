@@ -1,0 +1,103 @@
+//! Wakes the loop. Any number of rings before the loop looks are one, so nobody who rings can make it grow.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::cleanup::Outcome;
+
+/// Why the loop woke.
+#[derive(Debug)]
+pub(crate) enum Ring {
+    /// Something may have changed.
+    Changed,
+    /// Nobody rang.
+    Timeout,
+    /// The agent ends; the datapath stays.
+    Stop,
+    /// Everything is to be taken away; then the agent ends.
+    Cleanup(oneshot::Sender<Outcome>),
+}
+
+#[derive(Default, Debug)]
+struct State {
+    changed: bool,
+    stop: bool,
+    cleanup: Option<oneshot::Sender<Outcome>>,
+}
+
+/// The bell.
+#[derive(Default, Debug)]
+pub(crate) struct Doorbell {
+    state: Mutex<State>,
+    woken: Condvar,
+}
+
+impl Doorbell {
+    /// Something may have changed.
+    pub(crate) fn ring(&self) {
+        self.change(|state| state.changed = true);
+    }
+
+    /// The loop is to end.
+    pub(crate) fn stop(&self) {
+        self.change(|state| state.stop = true);
+    }
+
+    /// Everything is to be taken away; the outcome comes back.
+    pub(crate) fn cleanup(&self) -> oneshot::Receiver<Outcome> {
+        let (sender, receiver) = oneshot::channel();
+        self.change(|state| state.cleanup = Some(sender));
+        receiver
+    }
+
+    /// What has rung so far is being looked at.
+    pub(super) fn clear(&self) {
+        self.change(|state| state.changed = false);
+    }
+
+    /// Waits for a ring, at most `timeout`.
+    pub(super) fn wait(&self, timeout: Duration) -> Ring {
+        let end = Instant::now() + timeout;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(answer) = state.cleanup.take() {
+                return Ring::Cleanup(answer);
+            }
+            if state.stop {
+                return Ring::Stop;
+            }
+            if std::mem::take(&mut state.changed) {
+                return Ring::Changed;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ring::Timeout;
+            }
+            state = self.woken.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        self.woken.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_are_kept_until_heard_and_heard_once() {
+        let bell = Doorbell::default();
+        bell.ring();
+        bell.ring();
+        assert!(matches!(bell.wait(Duration::ZERO), Ring::Changed));
+        assert!(matches!(bell.wait(Duration::ZERO), Ring::Timeout));
+        bell.ring();
+        bell.stop();
+        assert!(matches!(bell.wait(Duration::ZERO), Ring::Stop));
+    }
+}

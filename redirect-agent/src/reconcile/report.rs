@@ -1,0 +1,97 @@
+//! What a run means for whoever asks: status from the loop's state, and the log of what is new.
+
+use std::collections::BTreeSet;
+
+use crate::enrol::{Cluster, PodVerdict, State};
+use crate::resources::ledger::Problem;
+use crate::status::{ProxyState, ProxyStatus, Status};
+
+use super::Reconciler;
+
+/// The status after a run.
+pub(super) fn status(reconciler: &Reconciler, cluster: Cluster, problems: Vec<Problem>) -> Status {
+    let proxy = proxy_status(reconciler, &cluster, &problems);
+    let mut all = problems;
+    all.extend(cluster.problems);
+    let healthy = reconciler.settled.is_some();
+    let pods = cluster.pods.into_iter().map(|pod| with_datapath(pod, reconciler, &proxy, healthy)).collect();
+    let tunnel_port = reconciler.settled.as_ref().and_then(|plans| plans.node.links.first()).map(|link| link.port);
+    Status {
+        node: reconciler.config.node_name.clone(),
+        mode: "iptables".into(),
+        backend: Some(reconciler.backend),
+        ready: healthy,
+        settled: healthy,
+        reconciles: reconciler.reconciles,
+        writes: reconciler.totals.clone(),
+        repairs: reconciler.repairs.clone(),
+        tunnel_port,
+        proxy,
+        pods,
+        problems: all,
+    }
+}
+
+fn proxy_status(reconciler: &Reconciler, cluster: &Cluster, problems: &[Problem]) -> ProxyStatus {
+    let programmed = reconciler.programmed.as_ref().map(|programmed| &programmed.proxy);
+    let wanted = cluster.proxy.as_ref();
+    let stands = reconciler.settled.is_some() && wanted.is_some_and(|pod| programmed.is_some_and(|p| p.uid == pod.uid));
+    let state = match (wanted, stands) {
+        (None, _) => ProxyState::Absent,
+        (Some(_), true) => ProxyState::Programmed,
+        (Some(_), false) => ProxyState::Pending,
+    };
+    let own_problem = wanted.and_then(|pod| {
+        let object = format!("pod {}/{}", pod.namespace, pod.name);
+        problems.iter().find(|problem| problem.object == object).map(|problem| problem.message.clone())
+    });
+    let other = (state == ProxyState::Pending && !problems.is_empty()).then(|| "see problems".to_owned());
+    let shown = programmed.filter(|p| wanted.is_some_and(|pod| pod.uid == p.uid));
+    ProxyStatus {
+        state,
+        namespace: wanted.map(|pod| pod.namespace.clone()),
+        name: wanted.map(|pod| pod.name.clone()),
+        uid: wanted.map(|pod| pod.uid.clone()),
+        ip: wanted.map(|pod| pod.ip),
+        veth: shown.map(|proxy| proxy.host.veth.clone()),
+        reason: cluster.proxy_reason.clone().or(own_problem).or(other),
+    }
+}
+
+/// A pod that belongs to the mesh is meshed only when its datapath stands.
+fn with_datapath(mut pod: PodVerdict, reconciler: &Reconciler, proxy: &ProxyStatus, healthy: bool) -> PodVerdict {
+    if pod.state != State::Meshed {
+        return pod;
+    }
+    let unplumbed = pod.ips.iter().find(|ip| ip.is_ipv4() && !reconciler.plumbed(**ip));
+    let reason = match unplumbed {
+        Some(ip) => Some(format!("no interface of this node leads to {ip} yet")),
+        None if proxy.state != ProxyState::Programmed => Some("waits for ztunnel; its TCP is blocked meanwhile".into()),
+        None if !healthy => Some("the datapath is not in place yet; see problems".into()),
+        None => None,
+    };
+    if reason.is_some() {
+        pod.state = State::Pending;
+        pod.reason = reason;
+    }
+    pod
+}
+
+/// Logs what the new status has and the old one had not.
+pub(super) fn log(old: &Status, new: &Status) {
+    let known: BTreeSet<_> = old.problems.iter().collect();
+    for problem in new.problems.iter().filter(|problem| !known.contains(problem)) {
+        tracing::warn!(object = problem.object, "{}", problem.message);
+    }
+    let still: BTreeSet<_> = new.problems.iter().collect();
+    for problem in old.problems.iter().filter(|problem| !still.contains(problem)) {
+        tracing::info!(object = problem.object, "solved: {}", problem.message);
+    }
+    if old.proxy != new.proxy {
+        let proxy = &new.proxy;
+        tracing::info!(state = ?proxy.state, name = proxy.name, ip = ?proxy.ip, reason = proxy.reason, "ztunnel");
+    }
+    for pod in new.pods.iter().filter(|pod| !old.pods.contains(pod)) {
+        tracing::debug!(pod = format!("{}/{}", pod.namespace, pod.name), state = ?pod.state, reason = pod.reason, "pod");
+    }
+}

@@ -1,0 +1,256 @@
+//! What the agent must not forget between two runs: settings as they were before it, and what it made that does not say so
+//! itself. Kept on tmpfs, as the things themselves live no longer than the kernel; written before the thing is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::netns::NetnsId;
+use crate::proxy::Proxy;
+use crate::resources::chain::backend::Backend;
+use crate::resources::chain::residue::Made;
+use crate::resources::route::Route;
+use crate::resources::sysctl::{Saved, Setting};
+
+/// Raised when the file's meaning changes; another version's file is refused, not guessed at.
+const VERSION: u32 = 1;
+
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Data {
+    version: u32,
+    /// The kernel's boot id: nothing on record outlives a boot.
+    boot: String,
+    backend: Option<Backend>,
+    proxy: Option<Proxy>,
+    /// Where that proxy's tunnels end on the node.
+    node_ip: Option<Ipv4Addr>,
+    /// Namespaces of former proxies that still hold something of ours.
+    retired: Vec<NetnsId>,
+    /// Keyed by the namespace; a list, as JSON has no other keys than text.
+    netns: Vec<(NetnsId, Kept)>,
+}
+
+/// What is kept for one namespace.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Kept {
+    sysctls: Vec<Saved>,
+    routes: BTreeSet<Route>,
+    made: BTreeSet<Made>,
+}
+
+/// The record, and the file that holds it.
+#[derive(Debug)]
+pub(crate) struct Record {
+    path: PathBuf,
+    data: Data,
+}
+
+impl Record {
+    /// Reads the record in `directory`, or begins one.
+    ///
+    /// # Errors
+    /// It is there and cannot be read: going on would forget what has to be put back.
+    pub(crate) fn open(directory: &Path) -> anyhow::Result<Self> {
+        let path = directory.join("record.json");
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
+        let fresh = Data { version: VERSION, boot: boot.trim().to_owned(), ..Data::default() };
+        let data = match fs::read(&path) {
+            Ok(bytes) => decode(&bytes, fresh).with_context(|| format!("record {}", path.display()))?,
+            Err(error) if error.kind() == ErrorKind::NotFound => fresh,
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        Ok(Self { path, data })
+    }
+
+    /// The proxy that was programmed last.
+    pub(crate) fn proxy(&self) -> Option<&Proxy> {
+        self.data.proxy.as_ref()
+    }
+
+    /// The node's address that its tunnels end at.
+    pub(crate) fn node_ip(&self) -> Option<Ipv4Addr> {
+        self.data.node_ip
+    }
+
+    /// Notes which proxy is programmed; a former one's namespace is put among the retired.
+    pub(crate) fn set_proxy(&mut self, proxy: &Proxy, node_ip: Option<Ipv4Addr>) -> anyhow::Result<()> {
+        self.change(|data| {
+            data.node_ip = node_ip;
+            if let Some(former) = data.proxy.replace(proxy.clone()).filter(|former| former.netns != proxy.netns) {
+                data.retired.push(former.netns);
+            }
+            data.retired.retain(|netns| *netns != proxy.netns);
+        })
+    }
+
+    /// Namespaces of former proxies.
+    pub(crate) fn retired(&self) -> Vec<NetnsId> {
+        self.data.retired.clone()
+    }
+
+    /// Nothing of ours is left in the namespace.
+    pub(crate) fn forget_netns(&mut self, netns: NetnsId) -> anyhow::Result<()> {
+        self.change(|data| {
+            data.retired.retain(|retired| *retired != netns);
+            data.netns.retain(|(id, _)| *id != netns);
+        })
+    }
+
+    /// The backend that our chains are in.
+    pub(crate) fn backend(&self) -> Option<Backend> {
+        self.data.backend
+    }
+
+    /// Notes the backend before chains are written.
+    pub(crate) fn set_backend(&mut self, backend: Backend) -> anyhow::Result<()> {
+        self.change(|data| data.backend = Some(backend))
+    }
+
+    /// Whether the agent made `route`.
+    pub(crate) fn made_route(&self, netns: NetnsId, route: &Route) -> bool {
+        self.kept(netns).is_some_and(|kept| kept.routes.contains(route))
+    }
+
+    /// Notes a route that does not show by itself that it is ours.
+    pub(crate) fn add_route(&mut self, netns: NetnsId, route: &Route) -> anyhow::Result<()> {
+        self.change_kept(netns, |kept| {
+            kept.routes.insert(route.clone());
+        })
+    }
+
+    /// The route is gone.
+    pub(crate) fn forget_route(&mut self, netns: NetnsId, route: &Route) -> anyhow::Result<()> {
+        self.change_kept(netns, |kept| {
+            kept.routes.remove(route);
+        })
+    }
+
+    /// Settings that the agent changed.
+    pub(crate) fn saved_sysctls(&self, netns: NetnsId) -> Vec<Saved> {
+        self.kept(netns).map(|kept| kept.sysctls.clone()).unwrap_or_default()
+    }
+
+    /// Notes a setting before it is changed. What it was at first stays: a later value is somebody's drift.
+    pub(crate) fn save_sysctl(&mut self, netns: NetnsId, saved: Saved) -> anyhow::Result<()> {
+        self.change_kept(netns, |kept| {
+            let known =
+                kept.sysctls.iter_mut().find(|known| known.setting == saved.setting && known.index == saved.index);
+            match known {
+                Some(known) => known.set = saved.set,
+                None => kept.sysctls.push(saved),
+            }
+        })
+    }
+
+    /// The setting is as it was, or its device is gone.
+    pub(crate) fn forget_sysctl(&mut self, netns: NetnsId, setting: &Setting) -> anyhow::Result<()> {
+        self.change_kept(netns, |kept| kept.sysctls.retain(|saved| saved.setting != *setting))
+    }
+
+    /// nftables objects that came into being with our rules.
+    pub(crate) fn made(&self, netns: NetnsId) -> BTreeSet<Made> {
+        self.kept(netns).map(|kept| kept.made.clone()).unwrap_or_default()
+    }
+
+    /// Notes them.
+    pub(crate) fn add_made(&mut self, netns: NetnsId, made: BTreeSet<Made>) -> anyhow::Result<()> {
+        self.change_kept(netns, |kept| kept.made.extend(made))
+    }
+
+    /// They are gone, or others'.
+    pub(crate) fn forget_made(&mut self, netns: NetnsId) -> anyhow::Result<()> {
+        self.change_kept(netns, |kept| kept.made.clear())
+    }
+
+    /// Removes the file: nothing stands any more.
+    pub(crate) fn remove(self) -> anyhow::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn kept(&self, netns: NetnsId) -> Option<&Kept> {
+        self.data.netns.iter().find(|(id, _)| *id == netns).map(|(_, kept)| kept)
+    }
+
+    fn change_kept(&mut self, netns: NetnsId, change: impl FnOnce(&mut Kept)) -> anyhow::Result<()> {
+        self.change(|data| {
+            let mut all: BTreeMap<_, _> = std::mem::take(&mut data.netns).into_iter().collect();
+            change(all.entry(netns).or_default());
+            data.netns = all.into_iter().filter(|(_, kept)| *kept != Kept::default()).collect();
+        })
+    }
+
+    /// Changes the record and writes it, unless it stayed the same.
+    fn change(&mut self, change: impl FnOnce(&mut Data)) -> anyhow::Result<()> {
+        let before = self.data.clone();
+        change(&mut self.data);
+        if self.data == before && self.path.exists() {
+            return Ok(());
+        }
+        self.write().with_context(|| format!("write {}", self.path.display()))
+    }
+
+    fn write(&self) -> anyhow::Result<()> {
+        let directory = self.path.parent().context("the record has no directory")?;
+        let mut file = tempfile::NamedTempFile::new_in(directory)?;
+        serde_json::to_writer_pretty(&mut file, &self.data)?;
+        file.flush()?;
+        file.persist(&self.path)?;
+        Ok(())
+    }
+}
+
+fn decode(bytes: &[u8], fresh: Data) -> anyhow::Result<Data> {
+    #[derive(Deserialize)]
+    struct Head {
+        version: u32,
+        boot: String,
+    }
+    let head: Head = serde_json::from_slice(bytes)?;
+    if head.boot != fresh.boot {
+        return Ok(fresh);
+    }
+    anyhow::ensure!(
+        head.version == VERSION,
+        "has version {}, this agent reads {VERSION}; run `redirect-agent cleanup` of the agent that wrote it",
+        head.version
+    );
+    Ok(serde_json::from_slice(bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved(original: &str, set: &str) -> Saved {
+        Saved { setting: Setting::new("veth1", "rp_filter"), index: 4, original: original.into(), set: set.into() }
+    }
+
+    #[test]
+    fn survives_a_restart_and_keeps_the_first_value() {
+        let directory = tempfile::tempdir().unwrap();
+        let netns = NetnsId::current().unwrap();
+        let mut record = Record::open(directory.path()).unwrap();
+        record.save_sysctl(netns, saved("1", "0")).unwrap();
+        record.save_sysctl(netns, saved("2", "0")).unwrap();
+        let mut record = Record::open(directory.path()).unwrap();
+        assert_eq!(record.saved_sysctls(netns), [saved("1", "0")]);
+        record.forget_sysctl(netns, &Setting::new("veth1", "rp_filter")).unwrap();
+        assert!(Record::open(directory.path()).unwrap().saved_sysctls(netns).is_empty());
+    }
+
+    #[test]
+    fn another_boot_begins_anew_and_another_version_is_refused() {
+        let fresh = Data { version: VERSION, boot: "b".into(), ..Data::default() };
+        assert_eq!(decode(br#"{"version": 9, "boot": "a"}"#, fresh.clone()).unwrap(), fresh);
+        assert!(decode(br#"{"version": 9, "boot": "b"}"#, fresh.clone()).is_err());
+        assert!(decode(b"{", fresh).is_err());
+    }
+}

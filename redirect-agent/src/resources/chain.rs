@@ -1,0 +1,245 @@
+//! iptables chains and the jumps to them. A chain is rewritten whole, by one `iptables-restore --noflush` whose every table
+//! is committed atomically; the jump stands first in its built-in chain, because an ACCEPT ahead of it would hide packets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, bail};
+
+use super::Context;
+use super::ledger::Kind;
+use crate::kernel::process;
+use crate::resources::chain::backend::Backend;
+
+pub(crate) mod backend;
+pub(crate) mod residue;
+
+/// A chain of ours.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Chain {
+    /// `mangle`, `nat`, `filter`.
+    pub(crate) table: &'static str,
+    pub(crate) name: String,
+    /// Built-in chain that jumps here; `None` for one that only our own chains go to.
+    pub(crate) hook: Option<&'static str>,
+    /// Rules as `iptables-save` prints them, without `-A NAME`.
+    pub(crate) rules: Vec<String>,
+}
+
+/// What of the ruleset concerns us: per table, every chain's rules.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Ruleset {
+    tables: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+}
+
+impl Ruleset {
+    fn rules(&self, table: &str, chain: &str) -> Option<&[String]> {
+        self.tables.get(table)?.get(chain).map(Vec::as_slice)
+    }
+}
+
+/// Makes the `desired` chains stand in `backend`, and removes those of `owned` (table, name) that are not desired.
+pub(crate) fn converge(
+    context: &mut Context<'_>,
+    backend: Backend,
+    desired: &[Chain],
+    owned: &[Chain],
+) -> anyhow::Result<()> {
+    let observed = context.netns.run(|| observe(backend))??;
+    let Some(script) = diff(desired, owned, &observed) else { return Ok(()) };
+    residue::remember(context, backend, &observed, desired)?;
+    let outcome =
+        context.netns.run(|| process::run(&backend.tool("restore"), &backend.restore_args(), &script.text))?;
+    let label = if script.chains.len() == 1 { script.chains[0].clone() } else { script.chains.join(", ") };
+    // One write a chain: each is an object of its own to whoever compares counts.
+    let done = context.ledger.book(Kind::Chain, &label, script.what, outcome.map(drop));
+    if done {
+        context.ledger.more(Kind::Chain, script.chains.len() - 1);
+        if desired.is_empty() {
+            residue::remove(context, backend)?;
+        }
+    }
+    Ok(())
+}
+
+fn observe(backend: Backend) -> anyhow::Result<Ruleset> {
+    parse(&process::run(&backend.tool("save"), &[], "").context("read the iptables rules")?)
+}
+
+fn parse(save: &str) -> anyhow::Result<Ruleset> {
+    let mut ruleset = Ruleset::default();
+    let mut table: Option<&mut BTreeMap<String, Vec<String>>> = None;
+    for line in save.lines().map(str::trim_end) {
+        if let Some(name) = line.strip_prefix('*') {
+            table = Some(ruleset.tables.entry(name.to_owned()).or_default());
+        } else if line == "COMMIT" {
+            table = None;
+        } else if let (Some(chain), Some(table)) = (line.strip_prefix(':'), table.as_deref_mut()) {
+            let name = chain.split_whitespace().next().unwrap_or_default();
+            table.entry(name.to_owned()).or_default();
+        } else if let (Some(rule), Some(table)) = (line.strip_prefix("-A "), table.as_deref_mut()) {
+            let (chain, rule) = rule.split_once(' ').unwrap_or((rule, ""));
+            table.entry(chain.to_owned()).or_default().push(rule.to_owned());
+        } else if !line.is_empty() && !line.starts_with('#') {
+            bail!("iptables-save: unexpected line {line:?}");
+        }
+    }
+    if table.is_some() {
+        bail!("iptables-save ended in the middle of a table");
+    }
+    Ok(ruleset)
+}
+
+/// A restore script and what it does.
+#[derive(PartialEq, Eq, Debug)]
+struct Script {
+    text: String,
+    /// Which chains it writes: `mangle ztunnel-PREROUTING`.
+    chains: Vec<String>,
+    what: &'static str,
+}
+
+/// The script that makes `chains` stand where nothing of them does.
+pub(crate) fn script(chains: &[Chain]) -> String {
+    diff(chains, chains, &Ruleset::default()).map(|script| script.text).unwrap_or_default()
+}
+
+fn diff(desired: &[Chain], owned: &[Chain], observed: &Ruleset) -> Option<Script> {
+    let tables: BTreeSet<_> = desired.iter().chain(owned).map(|chain| chain.table).collect();
+    let mut script = Script { text: String::new(), chains: Vec::new(), what: "written" };
+    if desired.is_empty() {
+        script.what = "removed";
+    }
+    for table in tables {
+        let before = script.chains.len();
+        let mut edit = Edit { observed, table, declare: String::new(), body: String::new(), delete: String::new() };
+        for chain in owned.iter().filter(|chain| chain.table == table) {
+            let wanted = desired.iter().find(|want| want.table == table && want.name == chain.name);
+            let changed = match wanted {
+                Some(want) => edit.stand(want),
+                None => edit.remove(chain),
+            };
+            if changed {
+                script.chains.push(format!("{table} {}", chain.name));
+            }
+        }
+        if script.chains.len() > before {
+            let _ = write!(script.text, "*{table}\n{}{}{}COMMIT\n", edit.declare, edit.body, edit.delete);
+        }
+    }
+    (!script.chains.is_empty()).then_some(script)
+}
+
+/// The lines for one table. Chains are declared first, so that rules may go to any of them, and deleted last.
+struct Edit<'a> {
+    observed: &'a Ruleset,
+    table: &'static str,
+    declare: String,
+    body: String,
+    delete: String,
+}
+
+impl Edit<'_> {
+    /// Makes the chain and its jump stand. Whether that takes a write.
+    fn stand(&mut self, chain: &Chain) -> bool {
+        let rules_differ = self.observed.rules(self.table, &chain.name) != Some(&chain.rules[..]);
+        if rules_differ {
+            // With --noflush a declared chain is emptied, and only that.
+            let _ = writeln!(self.declare, ":{} - [0:0]", chain.name);
+            for rule in &chain.rules {
+                let _ = writeln!(self.body, "-A {} {rule}", chain.name);
+            }
+        }
+        rules_differ | chain.hook.is_some_and(|hook| self.jump_first(hook, &chain.name))
+    }
+
+    /// Makes exactly one jump stand, first. Whether that takes a write.
+    fn jump_first(&mut self, hook: &str, name: &str) -> bool {
+        let jump = format!("-j {name}");
+        let rules = self.observed.rules(self.table, hook).unwrap_or_default();
+        let count = rules.iter().filter(|rule| **rule == jump).count();
+        if count == 1 && rules.first() == Some(&jump) {
+            return false;
+        }
+        // The new one stands before the old ones go: in one commit, but also for whoever reads the script.
+        let _ = writeln!(self.body, "-I {hook} 1 {jump}");
+        for rule in rules.iter().enumerate().filter(|(_, rule)| **rule == jump).map(|(at, _)| at).rev() {
+            let _ = writeln!(self.body, "-D {hook} {}", rule + 2);
+        }
+        true
+    }
+
+    /// Removes the chain and every jump to it. Whether that takes a write.
+    fn remove(&mut self, chain: &Chain) -> bool {
+        let jump = format!("-j {}", chain.name);
+        let hooked = chain.hook.and_then(|hook| self.observed.rules(self.table, hook).map(|rules| (hook, rules)));
+        if let Some((hook, rules)) = hooked {
+            for _ in rules.iter().filter(|rule| **rule == jump) {
+                let _ = writeln!(self.body, "-D {hook} {jump}");
+            }
+        }
+        if self.observed.rules(self.table, &chain.name).is_none() {
+            return !self.body.is_empty();
+        }
+        let _ = writeln!(self.body, "-F {}", chain.name);
+        let _ = writeln!(self.delete, "-X {}", chain.name);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(rules: &[&str]) -> Chain {
+        Chain {
+            table: "mangle",
+            name: "ztunnel-PREROUTING".into(),
+            hook: Some("PREROUTING"),
+            rules: rules.iter().map(|rule| (*rule).to_owned()).collect(),
+        }
+    }
+
+    const STANDING: &str = "# Generated\n*mangle\n:PREROUTING ACCEPT [1:2]\n:ztunnel-PREROUTING - [0:0]\n:ztunnel-OTHER - [0:0]\n\
+        -A PREROUTING -j ztunnel-PREROUTING\n-A PREROUTING -j foreign\n-A ztunnel-PREROUTING -i a -j RETURN\nCOMMIT\n";
+
+    fn script(desired: &[Chain], save: &str) -> Option<String> {
+        diff(desired, &[chain(&[])], &parse(save).unwrap()).map(|script| script.text)
+    }
+
+    #[test]
+    fn what_stands_is_left_alone() {
+        assert_eq!(script(&[chain(&["-i a -j RETURN"])], STANDING), None);
+    }
+
+    #[test]
+    fn a_changed_chain_is_rewritten_whole_and_its_jump_kept() {
+        let text = script(&[chain(&["-i b -j RETURN"])], STANDING).unwrap();
+        assert_eq!(text, "*mangle\n:ztunnel-PREROUTING - [0:0]\n-A ztunnel-PREROUTING -i b -j RETURN\nCOMMIT\n");
+    }
+
+    #[test]
+    fn the_jump_is_brought_to_the_front_once() {
+        let save = "*mangle\n:PREROUTING ACCEPT [0:0]\n:ztunnel-PREROUTING - [0:0]\n-A PREROUTING -j foreign\n\
+            -A PREROUTING -j ztunnel-PREROUTING\n-A PREROUTING -j ztunnel-PREROUTING\nCOMMIT\n";
+        let text = script(&[chain(&[])], save).unwrap();
+        assert_eq!(text, "*mangle\n-I PREROUTING 1 -j ztunnel-PREROUTING\n-D PREROUTING 4\n-D PREROUTING 3\nCOMMIT\n");
+    }
+
+    #[test]
+    fn removal_takes_only_ours() {
+        let text = script(&[], STANDING).unwrap();
+        assert_eq!(
+            text,
+            "*mangle\n-D PREROUTING -j ztunnel-PREROUTING\n-F ztunnel-PREROUTING\n-X ztunnel-PREROUTING\nCOMMIT\n"
+        );
+        assert_eq!(script(&[], "*mangle\n:PREROUTING ACCEPT [0:0]\n:ztunnel-OTHER - [0:0]\nCOMMIT\n"), None);
+        assert_eq!(script(&[], ""), None);
+    }
+
+    #[test]
+    fn half_a_listing_is_an_error() {
+        assert!(parse("*mangle\n:PREROUTING ACCEPT [0:0]\n").is_err());
+        assert!(parse("*mangle\nrubbish\nCOMMIT\n").is_err());
+    }
+}

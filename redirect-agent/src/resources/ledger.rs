@@ -1,0 +1,130 @@
+//! Counts every write to the kernel and keeps every failure: what `status` shows and what tests compare.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use serde::{Deserialize, Serialize};
+
+/// A kind of thing on a node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    Link,
+    Address,
+    Sysctl,
+    Route,
+    Rule,
+    Set,
+    Chain,
+    Guard,
+}
+
+impl Kind {
+    /// Every kind, in the order in which `status` lists them.
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Link, Self::Address, Self::Sysctl, Self::Route, Self::Rule, Self::Set, Self::Chain, Self::Guard];
+
+    /// As `status` names it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Link => "link",
+            Self::Address => "address",
+            Self::Sysctl => "sysctl",
+            Self::Route => "route",
+            Self::Rule => "rule",
+            Self::Set => "set",
+            Self::Chain => "chain",
+            Self::Guard => "guard",
+        }
+    }
+}
+
+/// Something that is wrong, and with what.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub(crate) struct Problem {
+    /// The object: `pod default/x`, `link istioin`, `file pods.yaml`.
+    pub(crate) object: String,
+    /// What is wrong with it and what helps.
+    pub(crate) message: String,
+}
+
+impl Problem {
+    /// A problem of `object`.
+    pub(crate) fn new(object: impl Display, message: impl Display) -> Self {
+        Self { object: object.to_string(), message: message.to_string() }
+    }
+}
+
+/// Writes by kind.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Writes(BTreeMap<Kind, u64>);
+
+impl Writes {
+    /// All together.
+    pub(crate) fn total(&self) -> u64 {
+        self.0.values().sum()
+    }
+
+    /// Of one kind.
+    pub(crate) fn of(&self, kind: Kind) -> u64 {
+        self.0.get(&kind).copied().unwrap_or_default()
+    }
+
+    /// Adds `other`'s counts to these.
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (kind, count) in &other.0 {
+            *self.0.entry(*kind).or_default() += count;
+        }
+    }
+}
+
+/// `{"total": 3, "link": 1, …}`, every kind named.
+impl Serialize for Writes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let total = std::iter::once(("total", self.total()));
+        serializer.collect_map(total.chain(Kind::ALL.into_iter().map(|kind| (kind.name(), self.of(kind)))))
+    }
+}
+
+/// Kinds that this build does not know, and the total, are left out.
+impl<'de> Deserialize<'de> for Writes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let counts = BTreeMap::<String, u64>::deserialize(deserializer)?;
+        let kinds = Kind::ALL.into_iter().filter_map(|kind| Some((kind, *counts.get(kind.name())?)));
+        Ok(Self(kinds.filter(|(_, count)| *count > 0).collect()))
+    }
+}
+
+/// What one run wrote and where it failed.
+#[derive(Default, Debug)]
+pub(crate) struct Ledger {
+    pub(crate) writes: Writes,
+    pub(crate) problems: Vec<Problem>,
+}
+
+impl Ledger {
+    /// Books the outcome of one write: `what` was done to `object`. Whether it succeeded.
+    pub(crate) fn book(&mut self, kind: Kind, object: &str, what: &str, outcome: anyhow::Result<()>) -> bool {
+        match outcome {
+            Ok(()) => {
+                *self.writes.0.entry(kind).or_default() += 1;
+                tracing::info!(kind = kind.name(), object, "{what}");
+                true
+            }
+            Err(error) => {
+                self.problem(format!("{} {object}", kind.name()), format!("{what}: {error:#}"));
+                false
+            }
+        }
+    }
+
+    /// Books `count` further writes of the same batch.
+    pub(crate) fn more(&mut self, kind: Kind, count: usize) {
+        *self.writes.0.entry(kind).or_default() += count as u64;
+    }
+
+    /// Notes a failure.
+    pub(crate) fn problem(&mut self, object: impl Display, message: impl Display) {
+        self.problems.push(Problem::new(object, message));
+    }
+}

@@ -1,0 +1,103 @@
+//! Per-interface IPv4 settings. What a setting was before is put on record before it is changed, and put back when it is
+//! no longer wanted.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use super::Context;
+use super::ledger::Kind;
+
+/// A setting below `net.ipv4.conf`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub(crate) struct Setting {
+    pub(crate) device: String,
+    pub(crate) key: String,
+}
+
+impl Setting {
+    /// The setting `key` of `device`.
+    pub(crate) fn new(device: &str, key: &str) -> Self {
+        Self { device: device.into(), key: key.into() }
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from("/proc/sys/net/ipv4/conf").join(&self.device).join(&self.key)
+    }
+}
+
+/// As `sysctl` names it; a dot in a device's name is a slash there.
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "net.ipv4.conf.{}.{}", self.device.replace('.', "/"), self.key)
+    }
+}
+
+/// What a setting was, and what the agent made of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    pub(crate) setting: Setting,
+    /// Index of the device: another of the same name has settings of its own.
+    pub(crate) index: u32,
+    pub(crate) original: String,
+    pub(crate) set: String,
+}
+
+/// Makes the `desired` settings stand; puts back those that the agent changed and that are not desired any more.
+pub(crate) fn converge(context: &mut Context<'_>, desired: &BTreeMap<Setting, String>) -> anyhow::Result<()> {
+    restore(context, desired)?;
+    for (setting, want) in desired {
+        let Some(link) = context.link(&setting.device)? else { continue };
+        let Some(have) = read(context, setting)? else { continue };
+        if have == *want {
+            continue;
+        }
+        let saved = Saved { setting: setting.clone(), index: link.index, original: have.clone(), set: want.clone() };
+        let netns = context.netns.id();
+        context.record.save_sysctl(netns, saved)?;
+        let outcome = write(context, setting, want);
+        context.ledger.book(Kind::Sysctl, &setting.to_string(), &format!("{have} -> {want}"), outcome);
+    }
+    Ok(())
+}
+
+fn restore(context: &mut Context<'_>, desired: &BTreeMap<Setting, String>) -> anyhow::Result<()> {
+    let netns = context.netns.id();
+    for saved in context.record.saved_sysctls(netns) {
+        let link = context.link(&saved.setting.device)?;
+        let same_device = link.is_some_and(|link| link.index == saved.index);
+        if same_device && desired.contains_key(&saved.setting) {
+            continue;
+        }
+        // Somebody who has written since then meant it.
+        let untouched = same_device && read(context, &saved.setting)?.as_ref() == Some(&saved.set);
+        if untouched && saved.original != saved.set {
+            let outcome = write(context, &saved.setting, &saved.original);
+            let what = format!("put back to {}", saved.original);
+            if !context.ledger.book(Kind::Sysctl, &saved.setting.to_string(), &what, outcome) {
+                continue;
+            }
+        }
+        context.record.forget_sysctl(netns, &saved.setting)?;
+    }
+    Ok(())
+}
+
+/// The setting's value; `None` when its device has just gone.
+fn read(context: &Context<'_>, setting: &Setting) -> anyhow::Result<Option<String>> {
+    match context.netns.run(|| fs::read_to_string(setting.path()))? {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("read {setting}")),
+    }
+}
+
+fn write(context: &Context<'_>, setting: &Setting, value: &str) -> anyhow::Result<()> {
+    let hint = || format!("write {} (is /proc/sys mounted read-only?)", setting.path().display());
+    context.netns.run(|| fs::write(setting.path(), value))?.with_context(hint)
+}

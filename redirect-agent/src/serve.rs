@@ -1,0 +1,105 @@
+//! The agent's unix socket: one JSON request a connection, one JSON answer. Only root may ask, a request is small, a slow
+//! client is dropped, and only so many are heard at once; none of it can reach the loop but through the doorbell.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+
+use crate::reconcile::doorbell::Doorbell;
+use crate::status::Status;
+
+/// File name of the socket in the state directory.
+pub(crate) const SOCKET: &str = "agent.sock";
+const REQUEST_LIMIT: u64 = 4096;
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A cleanup waits for the run that is under way, and that for the xtables lock.
+const CLEANUP_PATIENCE: Duration = Duration::from_mins(3);
+const CLIENTS: usize = 16;
+
+/// What a client may ask.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Request {
+    /// The status.
+    Status,
+    /// Take everything away and end.
+    Cleanup,
+}
+
+/// What is answered.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Answer<T> {
+    /// What was asked for.
+    Ok(T),
+    /// Why not.
+    Error(String),
+}
+
+/// Answers until the task is dropped.
+pub(crate) fn listen(
+    directory: &Path,
+    status: watch::Receiver<Status>,
+    doorbell: Arc<Doorbell>,
+) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+    let path = directory.join(SOCKET);
+    // The lock is held: a socket that is there belongs to an agent that has ended.
+    drop(fs::remove_file(&path));
+    let listener = UnixListener::bind(&path).with_context(|| format!("listen on {}", path.display()))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    let places = Arc::new(Semaphore::new(CLIENTS));
+    Ok(tokio::spawn(async move {
+        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+            let Ok((stream, _)) = listener.accept().await else {
+                // Out of descriptors, most likely: let others end first.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let (status, doorbell) = (status.clone(), Arc::clone(&doorbell));
+            tokio::spawn(async move {
+                if let Err(error) = serve(stream, &status, &doorbell).await {
+                    tracing::debug!(error = format!("{error:#}"), "a client of the socket was dropped");
+                }
+                drop(place);
+            });
+        }
+    }))
+}
+
+async fn serve(mut stream: UnixStream, status: &watch::Receiver<Status>, doorbell: &Doorbell) -> anyhow::Result<()> {
+    let (reader, mut writer) = stream.split();
+    let answer = match timeout(PATIENCE, read(reader)).await.context("no request came")?? {
+        Request::Status => encode(&Answer::Ok(status.borrow().clone())),
+        Request::Cleanup => match timeout(CLEANUP_PATIENCE, doorbell.cleanup()).await {
+            Ok(Ok(outcome)) => encode(&Answer::Ok(outcome)),
+            _ => encode(&Answer::<()>::Error("the agent did not finish the cleanup; see its log".into())),
+        },
+    };
+    timeout(PATIENCE, writer.write_all(&answer?)).await.context("the answer was not taken")??;
+    Ok(())
+}
+
+async fn read(reader: tokio::net::unix::ReadHalf<'_>) -> anyhow::Result<Request> {
+    let peer = reader.as_ref().peer_cred()?.uid();
+    if peer != 0 {
+        bail!("uid {peer} is not root");
+    }
+    let mut line = String::new();
+    BufReader::new(reader.take(REQUEST_LIMIT)).read_line(&mut line).await?;
+    serde_json::from_str(&line).context("not a request")
+}
+
+fn encode(answer: &Answer<impl Serialize>) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(answer)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}

@@ -1,0 +1,235 @@
+//! A folder of Kubernetes manifests, watched: a file added, changed or removed takes effect at once.
+//!
+//! A file that cannot be read keeps what it last said: a half-written manifest must not take pods out of the mesh.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use futures_util::StreamExt as _;
+use inotify::{Inotify, WatchMask};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use super::{Snapshot, Snapshots};
+use crate::resources::ledger::Problem;
+
+/// Larger than any sensible manifest of one node, small enough to hold.
+const FILE_LIMIT: u64 = 16 << 20;
+/// Files beyond this number are reported and left out.
+const FILES_LIMIT: usize = 20_000;
+
+/// What one file said.
+#[derive(Clone, Default, PartialEq, Debug)]
+struct Manifest {
+    namespaces: Vec<Namespace>,
+    pods: Vec<Pod>,
+    /// Documents that could not be used.
+    problems: Vec<String>,
+}
+
+/// Reads `directory` and follows it until the receiver is dropped.
+///
+/// # Errors
+/// The folder cannot be watched.
+pub(crate) fn watch(directory: PathBuf) -> anyhow::Result<Snapshots> {
+    let inotify = Inotify::init().context("start inotify")?;
+    let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVE | WatchMask::CREATE | WatchMask::DELETE | WatchMask::ONLYDIR;
+    let hint = || format!("watch the folder of manifests {} (does it exist?)", directory.display());
+    inotify.watches().add(&directory, mask).with_context(hint)?;
+    let mut events = inotify.into_event_stream(vec![0; 16 << 10]).context("read from inotify")?;
+    let (sender, receiver) = watch::channel(None);
+    tokio::spawn(async move {
+        let mut folder = Folder { directory, last: BTreeMap::new() };
+        loop {
+            let snapshot = Arc::new(folder.read());
+            sender.send_if_modified(|current| {
+                let changed = current.as_deref() != Some(&*snapshot);
+                if changed {
+                    *current = Some(snapshot);
+                }
+                changed
+            });
+            tokio::select! {
+                () = sender.closed() => return,
+                event = events.next() => if !matches!(event, Some(Ok(_))) {
+                    tracing::error!("inotify ended; the folder of manifests is not followed any more");
+                    return;
+                },
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+/// The folder, and what each file said when it could last be read.
+struct Folder {
+    directory: PathBuf,
+    last: BTreeMap<PathBuf, Manifest>,
+}
+
+impl Folder {
+    fn read(&mut self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        let mut files = match list(&self.directory) {
+            Ok(files) => files,
+            Err(error) => {
+                snapshot
+                    .problems
+                    .push(Problem::new(format!("folder {}", self.directory.display()), format!("{error:#}")));
+                self.last.keys().cloned().collect()
+            }
+        };
+        if files.len() > FILES_LIMIT {
+            let message = format!("has {} files; those beyond {FILES_LIMIT} are left out", files.len());
+            snapshot.problems.push(Problem::new(format!("folder {}", self.directory.display()), message));
+            files.truncate(FILES_LIMIT);
+        }
+        self.last.retain(|path, _| files.contains(path));
+        for path in files {
+            self.read_file(&path, &mut snapshot);
+        }
+        snapshot
+    }
+
+    fn read_file(&mut self, path: &Path, snapshot: &mut Snapshot) {
+        let object = format!("file {}", path.file_name().unwrap_or_default().to_string_lossy());
+        match read_text(path).and_then(|text| parse(&text)) {
+            Ok(manifest) => drop(self.last.insert(path.to_owned(), manifest)),
+            Err(error) => {
+                let kept = if self.last.contains_key(path) { "; what it said before stays in force" } else { "" };
+                snapshot.problems.push(Problem::new(&object, format!("cannot be read: {error:#}{kept}")));
+            }
+        }
+        if let Some(manifest) = self.last.get(path) {
+            snapshot.namespaces.extend(manifest.namespaces.iter().cloned());
+            snapshot.pods.extend(manifest.pods.iter().cloned());
+            snapshot.problems.extend(manifest.problems.iter().map(|problem| Problem::new(&object, problem)));
+        }
+    }
+}
+
+/// The folder's manifests by name. Hidden files are somebody's temporary ones.
+fn list(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let manifest = path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml" || ext == "json");
+        if manifest && !hidden {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_text(path: &Path) -> anyhow::Result<String> {
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        bail!("is not a regular file");
+    }
+    let mut text = String::new();
+    file.take(FILE_LIMIT + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_LIMIT {
+        bail!("is larger than {} MiB", FILE_LIMIT >> 20);
+    }
+    Ok(text)
+}
+
+/// What a document says it is.
+#[derive(Deserialize)]
+struct Head {
+    kind: Option<String>,
+}
+
+/// Reads a file's documents. One that is YAML but no valid Pod or Namespace is reported by itself; what is not YAML fails
+/// the file.
+fn parse(text: &str) -> anyhow::Result<Manifest> {
+    let mut manifest = Manifest::default();
+    for (number, document) in documents(text).enumerate() {
+        if document.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+            continue;
+        }
+        let head: Head = serde_saphyr::from_str(document).with_context(|| format!("document {}", number + 1))?;
+        let outcome = match head.kind.as_deref() {
+            Some("Pod") => serde_saphyr::from_str(document).map(|pod| manifest.pods.push(pod)),
+            Some("Namespace") => serde_saphyr::from_str(document).map(|namespace| manifest.namespaces.push(namespace)),
+            other => {
+                let kind = other.unwrap_or("nothing");
+                manifest.problems.push(format!("document {}: a {kind} is not used here", number + 1));
+                continue;
+            }
+        };
+        if let Err(error) = outcome {
+            bail!("document {}: {error}", number + 1);
+        }
+    }
+    Ok(manifest)
+}
+
+/// Splits at YAML's document separator, which stands at the beginning of a line (YAML 1.2, section 9.1.4).
+fn documents(text: &str) -> impl Iterator<Item = &str> {
+    let starts = text.match_indices("\n---").map(|(at, _)| at + 1).filter(|at| {
+        let rest = &text[at + 3..];
+        rest.is_empty() || rest.starts_with(['\n', '\r', ' ', '\t'])
+    });
+    let mut bounds: Vec<_> = std::iter::once(0).chain(starts).collect();
+    bounds.push(text.len());
+    bounds.windows(2).map(|pair| text[pair[0]..pair[1]].trim_start_matches("---")).collect::<Vec<_>>().into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    const TWO: &str = "---\n# a comment\n---\nkind: Namespace\nmetadata: {name: mesh}\n---\nkind: Pod\nmetadata: {name: a, \
+        namespace: mesh}\nspec: {containers: []}\nstatus: {podIP: 10.0.0.1}\n";
+
+    #[test]
+    fn several_documents() {
+        let manifest = parse(TWO).unwrap();
+        assert_eq!((manifest.namespaces.len(), manifest.pods.len()), (1, 1));
+        assert_eq!(manifest.pods[0].status.as_ref().unwrap().pod_ip.as_deref(), Some("10.0.0.1"));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        assert!(parse("kind: Pod\n  bad: [indent").is_err());
+        assert!(parse("kind: Pod\nmetadata: 5\n").unwrap_err().to_string().contains("document 1"));
+        assert_eq!(parse("kind: Service\n").unwrap().problems, ["document 1: a Service is not used here"]);
+        assert_eq!(parse("").unwrap(), Manifest::default());
+    }
+
+    #[test]
+    fn a_broken_file_keeps_what_it_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pods.yaml");
+        let mut folder = Folder { directory: directory.path().to_owned(), last: BTreeMap::new() };
+        fs::write(&path, TWO).unwrap();
+        fs::write(directory.path().join(".hidden.yaml"), "{").unwrap();
+        assert_eq!(folder.read().pods.len(), 1);
+        fs::write(&path, "kind: [").unwrap();
+        let snapshot = folder.read();
+        assert_eq!((snapshot.pods.len(), snapshot.problems.len()), (1, 1));
+        assert_eq!(snapshot.problems[0].object, "file pods.yaml");
+        fs::remove_file(&path).unwrap();
+        assert_eq!(folder.read(), Snapshot::default());
+    }
+
+    #[test]
+    fn an_alias_bomb_is_refused() {
+        let mut text = String::from("kind: Pod\na0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+        for level in 1..12 {
+            let items = vec![format!("*a{}", level - 1); 9].join(", ");
+            let _ = writeln!(text, "a{level}: &a{level} [{items}]");
+        }
+        assert!(parse(&text).is_err());
+    }
+}

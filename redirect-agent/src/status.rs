@@ -1,0 +1,119 @@
+//! What the agent says of itself, as JSON and as text.
+
+use std::fmt::{self, Write as _};
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::enrol::{PodVerdict, State};
+use crate::resources::chain::backend::Backend;
+use crate::resources::ledger::{Kind, Problem, Writes};
+
+/// The agent's status.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) node: String,
+    pub(crate) mode: String,
+    /// Which iptables is used.
+    pub(crate) backend: Option<Backend>,
+    /// The last run ended with everything as planned.
+    pub(crate) ready: bool,
+    /// As `ready`, and that was read back.
+    pub(crate) settled: bool,
+    pub(crate) reconciles: u64,
+    pub(crate) writes: Writes,
+    /// Those of the writes that put back what somebody else had changed.
+    pub(crate) repairs: Writes,
+    /// UDP port of the tunnels.
+    pub(crate) tunnel_port: Option<u16>,
+    pub(crate) proxy: ProxyStatus,
+    pub(crate) pods: Vec<PodVerdict>,
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// ztunnel.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct ProxyStatus {
+    pub(crate) state: ProxyState,
+    pub(crate) namespace: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) uid: Option<String>,
+    pub(crate) ip: Option<IpAddr>,
+    pub(crate) veth: Option<String>,
+    pub(crate) reason: Option<String>,
+}
+
+/// How far ztunnel is.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ProxyState {
+    /// There is none; meshed pods' TCP is blocked.
+    #[default]
+    Absent,
+    /// There is one, and its datapath is not whole.
+    Pending,
+    /// Its datapath stands.
+    Programmed,
+}
+
+/// For a person. Every line stands by itself, so that a part of it can be pasted.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let backend = self.backend.map_or_else(String::new, |backend| format!(" ({backend})"));
+        let health = if self.ready { "ready" } else { "NOT READY" };
+        writeln!(f, "node {}: {health}, mode {}{backend}", self.node, self.mode)?;
+        writeln!(f, "ztunnel: {}", self.proxy)?;
+        let meshed = self.pods.iter().filter(|pod| pod.state == State::Meshed).count();
+        writeln!(f, "pods: {meshed} meshed of {} on this node", self.pods.len())?;
+        for pod in &self.pods {
+            writeln!(f, "  {}", pod_line(pod))?;
+        }
+        writeln!(f, "writes: {}; repairs: {}", counts(&self.writes), counts(&self.repairs))?;
+        for problem in &self.problems {
+            writeln!(f, "problem: {}: {}", problem.object, problem.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ProxyStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            ProxyState::Absent => "absent (meshed pods' TCP is blocked)",
+            ProxyState::Pending => "pending",
+            ProxyState::Programmed => "programmed",
+        };
+        f.write_str(state)?;
+        if let (Some(namespace), Some(name), Some(ip)) = (&self.namespace, &self.name, self.ip) {
+            write!(f, ", {namespace}/{name} {ip}")?;
+        }
+        if let Some(veth) = &self.veth {
+            write!(f, " on {veth}")?;
+        }
+        self.reason.as_ref().map_or(Ok(()), |reason| write!(f, ": {reason}"))
+    }
+}
+
+fn pod_line(pod: &PodVerdict) -> String {
+    let state = match pod.state {
+        State::Meshed => "meshed",
+        State::Pending => "pending",
+        State::NotMeshed => "not meshed",
+        State::Refused => "refused",
+    };
+    let ips: Vec<_> = pod.ips.iter().map(ToString::to_string).collect();
+    let reason = pod.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+    format!("{state:<10} {}/{} {}{reason}", pod.namespace, pod.name, ips.join(","))
+}
+
+fn counts(writes: &Writes) -> String {
+    let mut text = writes.total().to_string();
+    let kinds = Kind::ALL.into_iter().filter(|kind| writes.of(*kind) > 0);
+    for (at, kind) in kinds.enumerate() {
+        let _ = write!(text, "{}{} {}", if at == 0 { " (" } else { ", " }, kind.name(), writes.of(kind));
+    }
+    if writes.total() > 0 {
+        text.push(')');
+    }
+    text
+}

@@ -1,0 +1,249 @@
+//! The law against its table. The rows are written a second time here, each by itself and as the table words it; every
+//! combination of what the law reads is then decided by both, so each pair of rows that can meet is tried in its order.
+
+extern crate std;
+
+use core::net::IpAddr;
+use std::collections::BTreeSet;
+use std::vec::Vec;
+
+use super::*;
+use crate::names::TUNNEL_PORT;
+use crate::packet::Ports;
+
+/// Addresses of one family.
+struct Cast {
+    meshed: IpAddr,
+    node: IpAddr,
+    proxy: IpAddr,
+    other: IpAddr,
+}
+
+fn casts() -> [Cast; 2] {
+    let ip = |bytes: [u8; 4]| IpAddr::from(bytes);
+    let ip6 = |last| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last]);
+    [
+        Cast {
+            meshed: ip([10, 244, 1, 5]),
+            node: ip([172, 18, 0, 2]),
+            proxy: ip([10, 244, 2, 3]),
+            other: ip([198, 51, 100, 7]),
+        },
+        Cast { meshed: ip6(5), node: ip6(2), proxy: ip6(3), other: ip6(7) },
+    ]
+}
+
+/// All that the law reads, for one packet. It is its own view.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    hook: Hook,
+    packet: Packet,
+    memory: Option<Memory>,
+}
+
+impl View for Case {
+    fn is_meshed(&self, ip: IpAddr) -> bool {
+        casts().iter().any(|cast| cast.meshed == ip)
+    }
+    fn is_node(&self, ip: IpAddr) -> bool {
+        casts().iter().any(|cast| cast.node == ip)
+    }
+    fn is_proxy(&self, ip: IpAddr) -> bool {
+        casts().iter().any(|cast| cast.proxy == ip)
+    }
+    fn tunnel_port(&self) -> u16 {
+        TUNNEL_PORT
+    }
+    fn memory(&self, _: &Packet) -> Option<Memory> {
+        self.memory
+    }
+}
+
+const ROWS: [Row; 10] = [
+    Row::FromTunnel,
+    Row::TunnelItself,
+    Row::KnownSkip,
+    Row::KnownProxy,
+    Row::ProxyAsClient,
+    Row::ProxyOwn,
+    Row::Udp,
+    Row::NodeProbe,
+    Row::Outbound,
+    Row::Rest,
+];
+
+impl Case {
+    fn comes_from_proxy(&self) -> bool {
+        self.hook == Hook::Ingress(Ingress::Proxy)
+    }
+
+    /// The table's words for one row, regardless of the rows before it.
+    fn matches(&self, row: Row) -> bool {
+        let packet = &self.packet;
+        let (udp, tcp) = (packet.protocol == UDP, packet.protocol == TCP);
+        match row {
+            Row::FromTunnel => self.hook == Hook::Ingress(Ingress::Tunnel),
+            Row::TunnelItself => udp && packet.ports.is_some_and(|ports| ports.destination == TUNNEL_PORT),
+            Row::KnownSkip => self.memory == Some(Memory::ConnSkip),
+            Row::KnownProxy => !self.comes_from_proxy() && self.memory == Some(Memory::Proxy),
+            Row::ProxyAsClient => self.comes_from_proxy() && !self.is_proxy(packet.source),
+            Row::ProxyOwn => self.comes_from_proxy(),
+            Row::Udp => udp,
+            Row::NodeProbe => {
+                self.hook == Hook::Output && tcp && self.is_meshed(packet.destination) && self.is_node(packet.source)
+            }
+            Row::Outbound => tcp && self.is_meshed(packet.source),
+            Row::Rest => true,
+        }
+    }
+
+    fn matching(&self) -> Vec<Row> {
+        ROWS.into_iter().filter(|&row| self.matches(row)).collect()
+    }
+}
+
+fn cases() -> Vec<Case> {
+    const HOOKS: [Hook; 4] =
+        [Hook::Ingress(Ingress::Tunnel), Hook::Ingress(Ingress::Proxy), Hook::Ingress(Ingress::Other), Hook::Output];
+    let mut cases = Vec::new();
+    for hook in HOOKS {
+        for memory in [None, Some(Memory::ConnSkip), Some(Memory::Proxy)] {
+            cases.extend(packets().into_iter().map(|packet| Case { hook, packet, memory }));
+        }
+    }
+    cases
+}
+
+fn packets() -> Vec<Packet> {
+    let mut packets = Vec::new();
+    for cast in casts() {
+        let addresses = [cast.meshed, cast.node, cast.proxy, cast.other];
+        for source in addresses {
+            for destination in addresses {
+                for (protocol, ports) in protocols() {
+                    packets.push(Packet { source, destination, protocol, ports });
+                }
+            }
+        }
+    }
+    packets
+}
+
+fn protocols() -> Vec<(u8, Option<Ports>)> {
+    let ports = [(40000, 80), (40000, TUNNEL_PORT), (TUNNEL_PORT, 40000), (TUNNEL_PORT, TUNNEL_PORT)];
+    let ports = ports.map(|(source, destination)| Some(Ports { source, destination }));
+    let with_ports = [TCP, UDP].into_iter().flat_map(|protocol| ports.map(|ports| (protocol, ports)));
+    with_ports.chain([TCP, UDP, 1, 47, 58, 132].map(|protocol| (protocol, None))).collect()
+}
+
+#[test]
+fn the_first_row_that_matches_wins() {
+    for case in cases() {
+        let verdict = decide(case.hook, &case.packet, &case);
+        assert_eq!(Some(&verdict.row), case.matching().first(), "{case:?}");
+        assert_eq!(verdict, verdict.row.verdict(), "{case:?}");
+    }
+}
+
+#[test]
+fn every_pair_of_rows_that_can_meet_does() {
+    let mut met = BTreeSet::new();
+    for case in cases() {
+        let rows = case.matching();
+        for (at, &row) in rows.iter().enumerate() {
+            met.extend(rows[at + 1..].iter().map(|&later| (row, later)));
+        }
+    }
+    let all = ROWS.into_iter().flat_map(|row| ROWS.map(|later| (row, later))).filter(|(row, later)| row < later);
+    let apart: Vec<_> = all.filter(|pair| !met.contains(pair)).collect();
+    assert_eq!(
+        apart,
+        [
+            // A packet arrives on one interface, or is sent by the node itself.
+            (Row::FromTunnel, Row::ProxyAsClient),
+            (Row::FromTunnel, Row::ProxyOwn),
+            (Row::FromTunnel, Row::NodeProbe),
+            // It is of one protocol.
+            (Row::TunnelItself, Row::NodeProbe),
+            (Row::TunnelItself, Row::Outbound),
+            // A connection is remembered as one thing.
+            (Row::KnownSkip, Row::KnownProxy),
+            // Row 4 excludes ztunnel's veth.
+            (Row::KnownProxy, Row::ProxyAsClient),
+            (Row::KnownProxy, Row::ProxyOwn),
+            (Row::ProxyAsClient, Row::NodeProbe),
+            (Row::ProxyOwn, Row::NodeProbe),
+            (Row::Udp, Row::NodeProbe),
+            (Row::Udp, Row::Outbound),
+            // A meshed pod's address is never the node's.
+            (Row::NodeProbe, Row::Outbound),
+        ]
+    );
+}
+
+#[test]
+fn what_each_row_does() {
+    let skip = Some(SKIP);
+    let conn_skip = (Some(CONN_SKIP), Some(Memory::ConnSkip));
+    let expected = [
+        (skip, None),
+        (None, None),
+        (skip, None),
+        (Some(PROXY_RETURN), None),
+        (Some(PROXY), Some(Memory::Proxy)),
+        conn_skip,
+        conn_skip,
+        conn_skip,
+        (Some(OUTBOUND), None),
+        (None, None),
+    ];
+    for (number, (row, (mark, remember))) in (1_u8..).zip(ROWS.into_iter().zip(expected)) {
+        assert_eq!(row as u8, number);
+        assert_eq!(row.verdict(), Verdict { row, mark, remember });
+    }
+}
+
+#[test]
+fn what_is_remembered_is_the_mark_that_is_written() {
+    for row in ROWS {
+        let verdict = row.verdict();
+        if let Some(memory) = verdict.remember {
+            assert_eq!(verdict.mark, Some(memory.mark()), "{row:?}");
+        }
+    }
+}
+
+/// Each kind of connection in both directions, as the node sees its packets.
+#[test]
+fn both_directions() {
+    const POD: Hook = Hook::Ingress(Ingress::Other);
+    const UPLINK: Hook = Hook::Ingress(Ingress::Other);
+    const PROXY_VETH: Hook = Hook::Ingress(Ingress::Proxy);
+    for Cast { meshed, node, proxy, other } in casts() {
+        let remembered_proxy = Some(Memory::Proxy);
+        let conn_skip = Some(Memory::ConnSkip);
+        let ways = [
+            ("meshed to remote", POD, meshed, other, None, Row::Outbound),
+            ("its reply, if it ever came", UPLINK, other, meshed, None, Row::Rest),
+            ("remote to meshed", UPLINK, other, meshed, None, Row::Rest),
+            ("its reply, outside of ztunnel", POD, meshed, other, None, Row::Outbound),
+            ("ztunnel to meshed as the client", PROXY_VETH, other, meshed, None, Row::ProxyAsClient),
+            ("the pod's reply", POD, meshed, other, remembered_proxy, Row::KnownProxy),
+            ("ztunnel to remote as the pod", PROXY_VETH, meshed, other, None, Row::ProxyAsClient),
+            ("the remote's reply", UPLINK, other, meshed, remembered_proxy, Row::KnownProxy),
+            ("ztunnel as the pod to the node", PROXY_VETH, meshed, node, None, Row::ProxyAsClient),
+            ("the node's reply", Hook::Output, node, meshed, remembered_proxy, Row::KnownProxy),
+            ("ztunnel's own", PROXY_VETH, proxy, other, None, Row::ProxyOwn),
+            ("its reply", UPLINK, other, proxy, conn_skip, Row::KnownSkip),
+            ("probe", Hook::Output, node, meshed, None, Row::NodeProbe),
+            ("its reply", POD, meshed, node, conn_skip, Row::KnownSkip),
+            ("a forged probe", UPLINK, node, meshed, None, Row::Rest),
+            ("ztunnel's address from elsewhere", POD, proxy, other, None, Row::Rest),
+        ];
+        for (name, hook, source, destination, memory, row) in ways {
+            let ports = Some(Ports { source: 40000, destination: 80 });
+            let packet = Packet { source, destination, protocol: TCP, ports };
+            assert_eq!(decide(hook, &packet, &Case { hook, packet, memory }).row, row, "{name}: {source}");
+        }
+    }
+}
