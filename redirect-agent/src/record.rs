@@ -25,6 +25,8 @@ struct Data {
     version: u32,
     /// The kernel's boot id: nothing on record outlives a boot.
     boot: String,
+    /// The node's namespace: everything else on record was found from there.
+    node: Option<NetnsId>,
     backend: Option<Backend>,
     proxy: Option<Proxy>,
     /// Where that proxy's tunnels end on the node.
@@ -51,19 +53,24 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// Reads the record in `directory`, or begins one.
+    /// Reads the record in `directory`, or begins one for the node whose namespace is `node`.
     ///
     /// # Errors
-    /// It is there and cannot be read: going on would forget what has to be put back.
-    pub(crate) fn open(directory: &Path) -> anyhow::Result<Self> {
+    /// It is there and cannot be read, or is of another namespace: going on would forget what has to be put back.
+    pub(crate) fn open(directory: &Path, node: NetnsId) -> anyhow::Result<Self> {
         let path = directory.join("record.json");
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
-        let fresh = Data { version: VERSION, boot: boot.trim().to_owned(), ..Data::default() };
+        let fresh = Data { version: VERSION, boot: boot.trim().to_owned(), node: Some(node), ..Data::default() };
         let data = match fs::read(&path) {
             Ok(bytes) => decode(&bytes, fresh).with_context(|| format!("record {}", path.display()))?,
             Err(error) if error.kind() == ErrorKind::NotFound => fresh,
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
+        anyhow::ensure!(
+            data.node == Some(node),
+            "the record {} is of another network namespace; run this in the node's own",
+            path.display()
+        );
         Ok(Self { path, data })
     }
 
@@ -227,6 +234,8 @@ fn decode(bytes: &[u8], fresh: Data) -> anyhow::Result<Data> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn saved(original: &str, set: &str) -> Saved {
@@ -237,13 +246,15 @@ mod tests {
     fn survives_a_restart_and_keeps_the_first_value() {
         let directory = tempfile::tempdir().unwrap();
         let netns = NetnsId::current().unwrap();
-        let mut record = Record::open(directory.path()).unwrap();
+        let mut record = Record::open(directory.path(), netns).unwrap();
         record.save_sysctl(netns, saved("1", "0")).unwrap();
         record.save_sysctl(netns, saved("2", "0")).unwrap();
-        let mut record = Record::open(directory.path()).unwrap();
+        let mut record = Record::open(directory.path(), netns).unwrap();
         assert_eq!(record.saved_sysctls(netns), [saved("1", "0")]);
         record.forget_sysctl(netns, &Setting::new("veth1", "rp_filter")).unwrap();
-        assert!(Record::open(directory.path()).unwrap().saved_sysctls(netns).is_empty());
+        assert!(Record::open(directory.path(), netns).unwrap().saved_sysctls(netns).is_empty());
+        let elsewhere = NetnsId::of(&File::open("/proc/self/ns/mnt").unwrap()).unwrap();
+        assert!(Record::open(directory.path(), elsewhere).is_err());
     }
 
     #[test]

@@ -149,9 +149,13 @@ fn node_routes(inputs: &Inputs<'_>, ends: &Ends<'_>) -> BTreeSet<Route> {
     let mut routes = BTreeSet::from([default_via(TABLE_OUTBOUND, ISTIOOUT.proxy_addr, ISTIOOUT.node_link)]);
     // The veth may be gone with its proxy; the kernel has then taken these routes with it.
     if inputs.facts.links.iter().any(|link| link.name == device) {
-        for table in [TABLE_INBOUND, TABLE_OUTBOUND, TABLE_PROXY] {
-            routes.insert(host(table, ends.proxy_ip, device));
+        // The tunnels' own packets are routed here, with the mark of what they carry. ztunnel's end takes only what comes from
+        // the node's address (`geneve_lookup`), and a CNI may have given the device another one.
+        for table in [TABLE_INBOUND, TABLE_OUTBOUND] {
+            let source = Some(IpAddr::V4(ends.node_ip));
+            routes.insert(Route { source, ..host(table, ends.proxy_ip, device) });
         }
+        routes.insert(host(TABLE_PROXY, ends.proxy_ip, device));
         let onlink = default_via(TABLE_PROXY, ends.proxy_ip, device);
         routes.insert(Route { kind: RouteKind::Onlink, ..onlink });
     }

@@ -38,9 +38,9 @@ fn the_node_reads_as_designed() {
         texts(&plan),
         [
             "10.244.1.5 via 192.168.126.2 dev istioin src 172.18.0.2 table 100",
-            "10.244.2.3 dev vethz table 100",
+            "10.244.2.3 dev vethz src 172.18.0.2 table 100",
             "default via 192.168.127.2 dev istioout table 101",
-            "10.244.2.3 dev vethz table 101",
+            "10.244.2.3 dev vethz src 172.18.0.2 table 101",
             "default via 10.244.2.3 dev vethz onlink table 102",
             "10.244.2.3 dev vethz table 102",
         ]

@@ -27,8 +27,9 @@ pub(crate) struct Outcome {
 
 /// Cleans up without a running agent.
 pub(crate) fn offline(state_dir: &Path) -> anyhow::Result<Outcome> {
-    let record = Record::open(state_dir)?;
-    Ok(everything(&mut Netns::current()?, record, None))
+    let mut node = Netns::current()?;
+    let record = Record::open(state_dir, node.id())?;
+    Ok(everything(&mut node, record, None))
 }
 
 /// Takes everything of ours away. The record goes last, and only when nothing is left.

@@ -90,7 +90,7 @@ impl Reconciler {
         status: watch::Sender<Status>,
     ) -> anyhow::Result<Self> {
         let node = Netns::current()?;
-        let record = Record::open(&config.state_dir)?;
+        let record = Record::open(&config.state_dir, node.id())?;
         let backend = match config.backend {
             Some(backend) => backend,
             None => backend::detect().context("find out which iptables the host uses")?,

@@ -112,7 +112,7 @@ impl Ledger {
                 true
             }
             Err(error) => {
-                self.problem(format!("{} {object}", kind.name()), format!("{what}: {error:#}"));
+                self.problem(format!("{} {object}", kind.name()), format!("cannot be {what}: {error:#}"));
                 false
             }
         }

@@ -116,7 +116,7 @@ fn create(netlink: &mut Netlink, link: &Geneve) -> anyhow::Result<()> {
     let message = with_remote(builder, link.remote).build();
     let flags = NLM_F_CREATE | NLM_F_EXCL;
     let outcome = netlink.request(RouteNetlinkMessage::NewLink(message), flags);
-    let hint = || format!("create GENEVE link (vni {}, port {}; is the geneve module loaded?)", link.vni, link.port);
+    let hint = || format!("GENEVE, vni {}, port {} (is the geneve module loaded?)", link.vni, link.port);
     outcome.with_context(hint)?;
     Ok(())
 }

@@ -5,7 +5,6 @@ use std::fmt;
 
 use anyhow::Context as _;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::route::RouteProtocol;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
@@ -125,8 +124,8 @@ fn send(netlink: &mut Netlink, rule: Rule, operation: Operation) -> anyhow::Resu
 fn build(rule: Rule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = AddressFamily::Inet;
-    // As `ip rule add` does, so that `ip rule list` prints it without an addition.
-    message.attributes = vec![RuleAttribute::Priority(rule.priority.0), RuleAttribute::Protocol(RouteProtocol::Boot)];
+    // No protocol, as `ip rule add` gives none: `ip rule list` would print it.
+    message.attributes = vec![RuleAttribute::Priority(rule.priority.0)];
     if let Some(mark) = rule.mark {
         message.attributes.extend([RuleAttribute::FwMark(mark.value()), RuleAttribute::FwMask(mark.mask())]);
     }

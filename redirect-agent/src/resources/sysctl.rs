@@ -61,7 +61,7 @@ pub(crate) fn converge(context: &mut Context<'_>, desired: &BTreeMap<Setting, St
         let netns = context.netns.id();
         context.record.save_sysctl(netns, saved)?;
         let outcome = write(context, setting, want);
-        context.ledger.book(Kind::Sysctl, &setting.to_string(), &format!("{have} -> {want}"), outcome);
+        context.ledger.book(Kind::Sysctl, &setting.to_string(), &format!("set to {want} (was {have})"), outcome);
     }
     Ok(())
 }
