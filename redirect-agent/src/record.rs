@@ -31,6 +31,8 @@ struct Data {
     proxy: Option<Proxy>,
     /// Where that proxy's tunnels end on the node.
     node_ip: Option<Ipv4Addr>,
+    /// Whether the bridge guard may stand; a new record does not know.
+    guard: Option<bool>,
     /// Namespaces of former proxies that still hold something of ours.
     retired: Vec<NetnsId>,
     /// Keyed by the namespace; a list, as JSON has no other keys than text.
@@ -106,6 +108,16 @@ impl Record {
             data.retired.retain(|retired| *retired != netns);
             data.netns.retain(|(id, _)| *id != netns);
         })
+    }
+
+    /// Whether the bridge guard may stand.
+    pub(crate) fn may_have_guard(&self) -> bool {
+        self.data.guard.unwrap_or(true)
+    }
+
+    /// Notes whether it may.
+    pub(crate) fn set_guard(&mut self, may_stand: bool) -> anyhow::Result<()> {
+        self.change(|data| data.guard = Some(may_stand))
     }
 
     /// The backend that our chains are in.

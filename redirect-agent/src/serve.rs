@@ -23,7 +23,7 @@ const REQUEST_LIMIT: u64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A cleanup waits for the run that is under way, and that for the xtables lock.
 const CLEANUP_PATIENCE: Duration = Duration::from_mins(3);
-const CLIENTS: usize = 16;
+const CLIENTS: u32 = 16;
 
 /// What a client may ask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -45,20 +45,36 @@ pub(crate) enum Answer<T> {
     Error(String),
 }
 
-/// Answers until the task is dropped.
+/// The socket that is listened on.
+pub(crate) struct Server {
+    acceptor: tokio::task::JoinHandle<()>,
+    places: Arc<Semaphore>,
+}
+
+impl Server {
+    /// Takes no more clients, and waits for those that are being served: one of them may have asked for the cleanup that
+    /// ends the agent.
+    pub(crate) async fn finish(self) {
+        self.acceptor.abort();
+        drop(timeout(PATIENCE, self.places.acquire_many(CLIENTS)).await);
+    }
+}
+
+/// Answers until [`Server::finish`].
 pub(crate) fn listen(
     directory: &Path,
     status: watch::Receiver<Status>,
     doorbell: Arc<Doorbell>,
-) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+) -> anyhow::Result<Server> {
     let path = directory.join(SOCKET);
     // The lock is held: a socket that is there belongs to an agent that has ended.
     drop(fs::remove_file(&path));
     let listener = UnixListener::bind(&path).with_context(|| format!("listen on {}", path.display()))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-    let places = Arc::new(Semaphore::new(CLIENTS));
-    Ok(tokio::spawn(async move {
-        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+    let places = Arc::new(Semaphore::new(CLIENTS as usize));
+    let free = Arc::clone(&places);
+    let acceptor = tokio::spawn(async move {
+        while let Ok(place) = Arc::clone(&free).acquire_owned().await {
             let Ok((stream, _)) = listener.accept().await else {
                 // Out of descriptors, most likely: let others end first.
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -72,7 +88,8 @@ pub(crate) fn listen(
                 drop(place);
             });
         }
-    }))
+    });
+    Ok(Server { acceptor, places })
 }
 
 async fn serve(mut stream: UnixStream, status: &watch::Receiver<Status>, doorbell: &Doorbell) -> anyhow::Result<()> {

@@ -13,7 +13,7 @@ use super::lock;
 use crate::cli::{Mode, PodSource, Run};
 use crate::config::Config;
 use crate::reconcile::Reconciler;
-use crate::reconcile::doorbell::Doorbell;
+use crate::reconcile::doorbell::{Cause, Doorbell};
 use crate::serve;
 use crate::sources::{Snapshots, manifests};
 use crate::status::Status;
@@ -53,9 +53,7 @@ async fn supervise(config: Config, source: PodSource) -> anyhow::Result<()> {
         _ = terminate.recv() => stop(&doorbell, ended).await,
         _ = interrupt.recv() => stop(&doorbell, ended).await,
     };
-    // A cleanup's client still reads its answer.
-    tokio::task::yield_now().await;
-    socket.abort();
+    socket.finish().await;
     outcome.map_err(|_| anyhow!("the reconcile loop panicked; the datapath stands as it was"))?
 }
 
@@ -88,6 +86,6 @@ fn spawn_loop(
 
 async fn ring_on_change(mut snapshots: Snapshots, doorbell: Arc<Doorbell>) {
     while snapshots.changed().await.is_ok() {
-        doorbell.ring();
+        doorbell.ring(Cause::Anything);
     }
 }

@@ -37,6 +37,13 @@ pub(crate) struct Plan {
     pub(crate) guard: Option<Guard>,
 }
 
+impl Plan {
+    /// Whether what is filtered and marked is the same in both.
+    pub(crate) fn same_filter(&self, other: &Self) -> bool {
+        self.set == other.set && self.chains == other.chains && self.guard == other.guard
+    }
+}
+
 /// What the plan is made from.
 pub(crate) struct Inputs<'a> {
     /// The node as it is.

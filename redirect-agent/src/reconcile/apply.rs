@@ -28,23 +28,49 @@ const PASSES: usize = 4;
 const ORDER: [Kind; 8] =
     [Kind::Link, Kind::Address, Kind::Sysctl, Kind::Route, Kind::Set, Kind::Guard, Kind::Rule, Kind::Chain];
 
-/// Applies `plan` until a pass finds nothing to do, which is the read-back.
-pub(crate) fn settle(
-    netns: &mut Netns,
-    record: &mut Record,
-    ledger: &mut Ledger,
-    plan: &Plan,
-    place: Place,
-    backend: Backend,
-) {
+/// What is to be brought to a plan, and how.
+#[derive(Clone, Copy)]
+pub(crate) struct Task<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) place: Place,
+    pub(crate) backend: Backend,
+    /// Which kinds are looked at.
+    pub(crate) scope: Scope,
+}
+
+/// Which kinds a run looks at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Scope {
+    /// All.
+    Everything,
+    /// Those of rtnetlink. The others cost a process each, and have events of their own or the timer.
+    Routing,
+}
+
+impl Scope {
+    fn covers(self, kind: Kind) -> bool {
+        self == Self::Everything || !matches!(kind, Kind::Set | Kind::Chain | Kind::Guard)
+    }
+}
+
+/// Applies a plan until a pass finds nothing to do, which is the read-back. What a pass did not write, and what does not
+/// hang on what it wrote, has been read back by it already.
+pub(crate) fn settle(netns: &mut Netns, record: &mut Record, ledger: &mut Ledger, task: Task<'_>) {
+    let mut kinds: Vec<Kind> = ORDER.into_iter().filter(|kind| task.scope.covers(*kind)).collect();
     for _ in 0..PASSES {
-        let (writes, problems) = (ledger.writes.total(), ledger.problems.len());
-        pass(&mut Context::new(netns, record, ledger), plan, place, backend);
-        if ledger.writes.total() == writes || ledger.problems.len() > problems {
+        let (writes, problems) = (ledger.writes.clone(), ledger.problems.len());
+        pass(&mut Context::new(netns, record, ledger), task, &kinds);
+        let wrote = |kind| ledger.writes.of(kind) > writes.of(kind);
+        kinds.retain(|kind| {
+            let on_links = matches!(kind, Kind::Address | Kind::Sysctl | Kind::Route);
+            wrote(*kind) || on_links && wrote(Kind::Link)
+        });
+        if kinds.is_empty() || ledger.problems.len() > problems {
             return;
         }
     }
-    ledger.problem(name(place), format!("is still not as planned after {PASSES} passes; somebody else changes it too"));
+    let message = format!("is still not as planned after {PASSES} passes; somebody else changes it too");
+    ledger.problem(name(task.place), message);
 }
 
 fn name(place: Place) -> &'static str {
@@ -54,18 +80,21 @@ fn name(place: Place) -> &'static str {
     }
 }
 
-fn pass(context: &mut Context<'_>, plan: &Plan, place: Place, backend: Backend) {
-    let down = *plan == Plan::default();
-    let order: Box<dyn Iterator<Item = Kind>> =
-        if down { Box::new(ORDER.into_iter().rev()) } else { Box::new(ORDER.into_iter()) };
-    for kind in order {
-        if let Err(error) = converge(context, plan, place, backend, kind) {
-            context.ledger.problem(format!("{} in {}", kind.name(), name(place)), format!("{error:#}"));
+fn pass(context: &mut Context<'_>, task: Task<'_>, kinds: &[Kind]) {
+    let down = *task.plan == Plan::default();
+    let mut kinds = kinds.to_vec();
+    if down {
+        kinds.reverse();
+    }
+    for kind in kinds {
+        if let Err(error) = converge(context, task, kind) {
+            context.ledger.problem(format!("{} in {}", kind.name(), name(task.place)), format!("{error:#}"));
         }
     }
 }
 
-fn converge(context: &mut Context<'_>, plan: &Plan, place: Place, backend: Backend, kind: Kind) -> anyhow::Result<()> {
+fn converge(context: &mut Context<'_>, task: Task<'_>, kind: Kind) -> anyhow::Result<()> {
+    let Task { plan, place, backend, .. } = task;
     match kind {
         Kind::Link => link::converge(context, &plan.links, &owned_links(place)),
         Kind::Address => address::converge(context, &plan.addresses),

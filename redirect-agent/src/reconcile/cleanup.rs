@@ -14,7 +14,7 @@ use crate::record::Record;
 use crate::resources::chain::backend::{self, Backend};
 use crate::resources::ledger::Ledger;
 
-use super::apply::{self, Place};
+use super::apply::{self, Place, Scope, Task};
 
 /// What a cleanup did.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -57,7 +57,8 @@ pub(crate) fn everything(node: &mut Netns, mut record: Record, programmed: Optio
 
 fn remove(netns: &mut Netns, record: &mut Record, ledger: &mut Ledger, place: Place, backends: &[Backend]) {
     for backend in backends {
-        apply::settle(netns, record, ledger, &Plan::default(), place, *backend);
+        let task = Task { plan: &Plan::default(), place, backend: *backend, scope: Scope::Everything };
+        apply::settle(netns, record, ledger, task);
     }
 }
 

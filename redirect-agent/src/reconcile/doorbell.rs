@@ -5,13 +5,33 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::apply::Scope;
 use super::cleanup::Outcome;
+
+/// What may have changed; the larger includes the smaller.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Cause {
+    /// Nothing that is known of.
+    #[default]
+    Nothing,
+    /// Links, addresses, routes, rules, interface settings.
+    Routing,
+    /// Anything.
+    Anything,
+}
+
+impl Cause {
+    /// What has to be looked at for it.
+    pub(super) fn scope(self) -> Scope {
+        if self == Self::Routing { Scope::Routing } else { Scope::Everything }
+    }
+}
 
 /// Why the loop woke.
 #[derive(Debug)]
 pub(crate) enum Ring {
     /// Something may have changed.
-    Changed,
+    Changed(Cause),
     /// Nobody rang.
     Timeout,
     /// The agent ends; the datapath stays.
@@ -22,7 +42,7 @@ pub(crate) enum Ring {
 
 #[derive(Default, Debug)]
 struct State {
-    changed: bool,
+    changed: Cause,
     stop: bool,
     cleanup: Option<oneshot::Sender<Outcome>>,
 }
@@ -36,8 +56,8 @@ pub(crate) struct Doorbell {
 
 impl Doorbell {
     /// Something may have changed.
-    pub(crate) fn ring(&self) {
-        self.change(|state| state.changed = true);
+    pub(crate) fn ring(&self, cause: Cause) {
+        self.change(|state| state.changed = state.changed.max(cause));
     }
 
     /// The loop is to end.
@@ -52,9 +72,9 @@ impl Doorbell {
         receiver
     }
 
-    /// What has rung so far is being looked at.
-    pub(super) fn clear(&self) {
-        self.change(|state| state.changed = false);
+    /// What has rung so far is being looked at: what was it?
+    pub(super) fn clear(&self) -> Cause {
+        std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).changed)
     }
 
     /// Waits for a ring, at most `timeout`.
@@ -68,8 +88,9 @@ impl Doorbell {
             if state.stop {
                 return Ring::Stop;
             }
-            if std::mem::take(&mut state.changed) {
-                return Ring::Changed;
+            let cause = std::mem::take(&mut state.changed);
+            if cause != Cause::Nothing {
+                return Ring::Changed(cause);
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -92,11 +113,11 @@ mod tests {
     #[test]
     fn rings_are_kept_until_heard_and_heard_once() {
         let bell = Doorbell::default();
-        bell.ring();
-        bell.ring();
-        assert!(matches!(bell.wait(Duration::ZERO), Ring::Changed));
+        bell.ring(Cause::Anything);
+        bell.ring(Cause::Routing);
+        assert!(matches!(bell.wait(Duration::ZERO), Ring::Changed(Cause::Anything)));
         assert!(matches!(bell.wait(Duration::ZERO), Ring::Timeout));
-        bell.ring();
+        bell.ring(Cause::Routing);
         bell.stop();
         assert!(matches!(bell.wait(Duration::ZERO), Ring::Stop));
     }

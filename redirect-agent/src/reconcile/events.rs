@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, TokioSocket};
 
-use super::doorbell::Doorbell;
+use super::doorbell::{Cause, Doorbell};
 use crate::kernel::netns::Netns;
 
 /// rtnetlink groups (`include/uapi/linux/rtnetlink.h`): link, IPv4 address, route, rule, interface settings.
@@ -28,10 +28,13 @@ impl Drop for Watch {
 
 /// Rings `doorbell` whenever something changes in `netns`.
 pub(super) fn watch(netns: &Netns, doorbell: &Arc<Doorbell>) -> anyhow::Result<Watch> {
-    let sockets = [(NETLINK_ROUTE, &ROUTE_GROUPS[..]), (NETLINK_NETFILTER, &NETFILTER_GROUPS[..])];
-    let tasks = sockets.into_iter().map(|(protocol, groups)| {
+    let sockets = [
+        (NETLINK_ROUTE, &ROUTE_GROUPS[..], Cause::Routing),
+        (NETLINK_NETFILTER, &NETFILTER_GROUPS[..], Cause::Anything),
+    ];
+    let tasks = sockets.into_iter().map(|(protocol, groups, cause)| {
         let socket = netns.run(|| open(protocol, groups))?.context("listen to the kernel's netlink notifications")?;
-        Ok(tokio::spawn(follow(socket, Arc::clone(doorbell))).abort_handle())
+        Ok(tokio::spawn(follow(socket, cause, Arc::clone(doorbell))).abort_handle())
     });
     Ok(Watch(tasks.collect::<anyhow::Result<_>>()?))
 }
@@ -45,7 +48,7 @@ fn open(protocol: isize, groups: &[u32]) -> std::io::Result<TokioSocket> {
     Ok(socket)
 }
 
-async fn follow(socket: TokioSocket, doorbell: Arc<Doorbell>) {
+async fn follow(socket: TokioSocket, cause: Cause, doorbell: Arc<Doorbell>) {
     let mut buffer = Vec::with_capacity(BUFFER);
     loop {
         buffer.clear();
@@ -54,6 +57,6 @@ async fn follow(socket: TokioSocket, doorbell: Arc<Doorbell>) {
             tracing::debug!(%error, "netlink notifications were lost");
             tokio::task::yield_now().await;
         }
-        doorbell.ring();
+        doorbell.ring(cause);
     }
 }

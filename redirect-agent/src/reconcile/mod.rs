@@ -29,8 +29,8 @@ pub(crate) mod doorbell;
 mod events;
 mod report;
 
-use apply::Place;
-use doorbell::{Doorbell, Ring};
+use apply::{Place, Scope, Task};
+use doorbell::{Cause, Doorbell, Ring};
 
 /// How long events gather before they are acted on: one change of the node comes as a burst of them.
 const GATHER: Duration = Duration::from_millis(5);
@@ -117,9 +117,10 @@ impl Reconciler {
 
     /// Runs until it is told to stop. The datapath stays, unless the last order was to clean up.
     pub(crate) fn run(mut self) -> anyhow::Result<()> {
+        let mut cause = Cause::Anything;
         loop {
             let begun = Instant::now();
-            self.reconcile();
+            self.reconcile(cause);
             let timeout = match self.failures {
                 0 => self.config.resync,
                 failed => RETRY[failed.min(RETRY.len()) - 1].min(self.config.resync),
@@ -131,16 +132,20 @@ impl Reconciler {
                     let _ = answer.send(outcome);
                     return Ok(());
                 }
-                Ring::Changed => std::thread::sleep(GATHER.max(PACE.saturating_sub(begun.elapsed()))),
-                Ring::Timeout => {}
+                Ring::Changed(what) => {
+                    cause = what;
+                    std::thread::sleep(GATHER.max(PACE.saturating_sub(begun.elapsed())));
+                }
+                Ring::Timeout => cause = Cause::Anything,
             }
         }
     }
 
-    fn reconcile(&mut self) {
-        self.doorbell.clear();
+    fn reconcile(&mut self, cause: Cause) {
+        // What rang while the events gathered is looked at by this run too.
+        let cause = cause.max(self.doorbell.clear());
         let mut ledger = Ledger::default();
-        let outcome = self.attempt(&mut ledger);
+        let outcome = self.attempt(cause, &mut ledger);
         self.reconciles += 1;
         self.totals.add(&ledger.writes);
         let (cluster, plans) = match outcome {
@@ -165,7 +170,11 @@ impl Reconciler {
 
     /// One run. `None` before the first complete snapshot: until then what stands is right.
     #[allow(clippy::type_complexity, reason = "the two halves of one result, taken apart at the only caller")]
-    fn attempt(&mut self, ledger: &mut Ledger) -> anyhow::Result<Option<(Option<Cluster>, Option<Plans>)>> {
+    fn attempt(
+        &mut self,
+        cause: Cause,
+        ledger: &mut Ledger,
+    ) -> anyhow::Result<Option<(Option<Cluster>, Option<Plans>)>> {
         let Some(snapshot) = self.snapshots.borrow_and_update().clone() else { return Ok(None) };
         let facts = Facts::observe(&mut self.node)?;
         let cluster = enrol::decide(
@@ -178,7 +187,7 @@ impl Reconciler {
         );
         let node_ip = self.node_ip(&cluster, &facts, ledger);
         let next = self.next_proxy(&cluster, ledger);
-        let plans = self.converge(&facts, &cluster, node_ip, next, ledger)?;
+        let plans = self.converge(cause, &facts, &cluster, node_ip, next, ledger)?;
         self.clean_retired(ledger);
         self.facts = Some(facts);
         Ok(Some((Some(cluster), Some(plans))))
@@ -221,12 +230,14 @@ impl Reconciler {
     /// Brings the kernel to the plan: ztunnel's side first, and the node towards a new ztunnel only when that is whole.
     fn converge(
         &mut self,
+        cause: Cause,
         facts: &Facts,
         cluster: &Cluster,
         node_ip: Option<Ipv4Addr>,
         next: Option<Programmed>,
         ledger: &mut Ledger,
     ) -> anyhow::Result<Plans> {
+        let another = next.is_some();
         let mut candidate = next.or_else(|| self.programmed.take());
         let present = cluster.proxy.is_some() && candidate.is_some();
         let mut plans = Plans::default();
@@ -234,7 +245,10 @@ impl Reconciler {
             let inputs = self.inputs(facts, cluster, node_ip, Some(programmed))?;
             plans.proxy = plan::proxy(&inputs);
             let before = ledger.problems.len();
-            apply::settle(&mut programmed.netns, &mut self.record, ledger, &plans.proxy, Place::Proxy, self.backend);
+            let same = self.settled.as_ref().is_some_and(|settled| settled.proxy.same_filter(&plans.proxy));
+            let scope = if same && !another { cause.scope() } else { Scope::Everything };
+            let task = Task { plan: &plans.proxy, place: Place::Proxy, backend: self.backend, scope };
+            apply::settle(&mut programmed.netns, &mut self.record, ledger, task);
             if ledger.problems.len() > before && self.record.proxy() != Some(&programmed.proxy) {
                 // The node stays with the former one; this one is tried again.
                 candidate = None;
@@ -246,7 +260,10 @@ impl Reconciler {
         let inputs = self.inputs(facts, cluster, node_ip, candidate.as_mut())?;
         plans.node = plan::node(&inputs);
         self.change_backend(ledger)?;
-        apply::settle(&mut self.node, &mut self.record, ledger, &plans.node, Place::Node, self.backend);
+        let same = self.settled.as_ref().is_some_and(|settled| settled.node.same_filter(&plans.node));
+        let scope = if same { cause.scope() } else { Scope::Everything };
+        let task = Task { plan: &plans.node, place: Place::Node, backend: self.backend, scope };
+        apply::settle(&mut self.node, &mut self.record, ledger, task);
         self.programmed = candidate;
         Ok(plans)
     }
@@ -287,8 +304,9 @@ impl Reconciler {
         for id in self.record.retired() {
             let before = ledger.problems.len();
             if let Some(mut netns) = proxy::find(self.node.id(), id) {
-                let plan = Plan::default();
-                apply::settle(&mut netns, &mut self.record, ledger, &plan, Place::Proxy, self.backend);
+                let (plan, scope) = (&Plan::default(), Scope::Everything);
+                let task = Task { plan, place: Place::Proxy, backend: self.backend, scope };
+                apply::settle(&mut netns, &mut self.record, ledger, task);
             }
             if ledger.problems.len() == before
                 && let Err(error) = self.record.forget_netns(id)

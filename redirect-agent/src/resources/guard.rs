@@ -43,17 +43,24 @@ pub(crate) fn mac(mac: Mac) -> String {
 
 /// Makes the guard stand; `None` removes it.
 pub(crate) fn converge(context: &mut Context<'_>, desired: Option<&Guard>) -> anyhow::Result<()> {
+    if desired.is_none() && !context.record.may_have_guard() {
+        return Ok(());
+    }
     let observed = context.netns.run(|| observe(desired.is_some()))??;
     let want = desired.map(render);
     if observed == want.as_deref().map(squeeze) {
-        return Ok(());
+        return context.record.set_guard(want.is_some());
     }
     // One transaction: the empty declaration makes the deletion succeed whether or not the table stands.
     let drop_old = format!("table bridge {BRIDGE_TABLE}\ndelete table bridge {BRIDGE_TABLE}\n");
     let script = drop_old + want.as_deref().unwrap_or_default();
+    context.record.set_guard(true)?;
     let outcome = context.netns.run(|| process::run("nft", &["-f", "-"], &script))?.map(drop);
     let what = if want.is_some() { "written" } else { "removed" };
-    context.ledger.book(Kind::Guard, &format!("table bridge {BRIDGE_TABLE}"), what, outcome);
+    let done = context.ledger.book(Kind::Guard, &format!("table bridge {BRIDGE_TABLE}"), what, outcome);
+    if done && want.is_none() {
+        context.record.set_guard(false)?;
+    }
     Ok(())
 }
 

@@ -29,11 +29,13 @@ pub(crate) fn converge(
 
 /// The set's members; `None` when there is no such set.
 fn observe(name: &str) -> anyhow::Result<Option<BTreeSet<Ipv4Addr>>> {
+    let failed = match process::run("ipset", &["save", name], "") {
+        Ok(save) => return parse(name, &save).map(Some),
+        Err(failed) => failed,
+    };
+    // The exit status does not tell "no such set" from anything else.
     let names = process::run("ipset", &["list", "-name"], "").context("list the ipsets")?;
-    if !names.lines().any(|line| line == name) {
-        return Ok(None);
-    }
-    parse(name, &process::run("ipset", &["save", name], "")?).map(Some)
+    if names.lines().any(|line| line == name) { Err(failed) } else { Ok(None) }
 }
 
 fn parse(name: &str, save: &str) -> anyhow::Result<BTreeSet<Ipv4Addr>> {
