@@ -47,7 +47,7 @@ pub(crate) fn converge(
 ) -> anyhow::Result<()> {
     let observed = context.netns.run(|| observe(backend))??;
     let Some(script) = diff(desired, owned, &observed) else { return Ok(()) };
-    residue::remember(context, backend, &observed, desired)?;
+    residue::remember(context, backend, desired)?;
     let outcome =
         context.netns.run(|| process::run(&backend.tool("restore"), &backend.restore_args(), &script.text))?;
     let label = if script.chains.len() == 1 { script.chains[0].clone() } else { script.chains.join(", ") };

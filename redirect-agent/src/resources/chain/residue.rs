@@ -5,9 +5,10 @@
 
 use std::collections::BTreeSet;
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Chain, Context, Ruleset};
+use super::{Backend, Chain, Context};
 use crate::kernel::process;
 
 /// A table, or a base chain in it, that was not there before the agent.
@@ -18,27 +19,48 @@ pub(crate) struct Made {
     chain: Option<String>,
 }
 
-/// Notes what the write that follows will bring into being.
-pub(super) fn remember(
-    context: &mut Context<'_>,
-    backend: Backend,
-    observed: &Ruleset,
-    desired: &[Chain],
-) -> anyhow::Result<()> {
-    if backend != Backend::Nft {
+/// Notes what the write that follows will bring into being. `iptables-nft-save` cannot tell: it shows base chains that do
+/// not stand. Without nft nothing is noted, and empty chains stay in the end.
+pub(super) fn remember(context: &mut Context<'_>, backend: Backend, desired: &[Chain]) -> anyhow::Result<()> {
+    if backend != Backend::Nft || desired.is_empty() {
         return Ok(());
     }
-    let mut made = BTreeSet::new();
-    for chain in desired {
-        if !observed.tables.contains_key(chain.table) {
-            made.insert(Made { table: chain.table.into(), chain: None });
-        }
-        if let Some(hook) = chain.hook.filter(|hook| observed.rules(chain.table, hook).is_none()) {
-            made.insert(Made { table: chain.table.into(), chain: Some(hook.into()) });
-        }
-    }
+    let Ok(listing) = context.netns.run(|| process::run("nft", &["-j", "list", "chains"], ""))? else { return Ok(()) };
+    let (tables, chains) = standing(&listing)?;
+    let made = desired.iter().filter_map(|chain| Some((chain.table, chain.hook?))).flat_map(|(table, hook)| {
+        let new_table = (!tables.contains(table)).then(|| Made { table: table.into(), chain: None });
+        let new_chain = !chains.contains(&(table.to_owned(), hook.to_owned()));
+        new_table.into_iter().chain(new_chain.then(|| Made { table: table.into(), chain: Some(hook.into()) }))
+    });
     let netns = context.netns.id();
-    context.record.add_made(netns, made)
+    context.record.add_made(netns, made.collect())
+}
+
+type Names = BTreeSet<String>;
+
+/// The tables and the chains of family ip in what `nft -j list chains` prints.
+fn standing(listing: &str) -> anyhow::Result<(Names, BTreeSet<(String, String)>)> {
+    let listing: Listing = serde_json::from_str(listing).context("nft -j list chains")?;
+    let ip = listing.nftables.into_iter().filter_map(|object| object.chain).filter(|chain| chain.family == "ip");
+    let chains: BTreeSet<_> = ip.map(|chain| (chain.table, chain.name)).collect();
+    Ok((chains.iter().map(|(table, _)| table.clone()).collect(), chains))
+}
+
+#[derive(Deserialize)]
+struct Listing {
+    nftables: Vec<Object>,
+}
+
+#[derive(Deserialize)]
+struct Object {
+    chain: Option<Listed>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    family: String,
+    table: String,
+    name: String,
 }
 
 /// Takes away what was noted and is empty. The kernel itself refuses to delete a chain that has rules
@@ -71,7 +93,18 @@ fn is_empty(listing: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_empty;
+    use super::{is_empty, standing};
+
+    #[test]
+    fn tables_and_chains_of_family_ip() {
+        let listing = r#"{"nftables": [{"metainfo": {"version": "1.0.6"}},
+            {"chain": {"family": "ip", "table": "mangle", "name": "KUBE-KUBELET-CANARY", "handle": 1}},
+            {"chain": {"family": "ip6", "table": "nat", "name": "PREROUTING", "handle": 1}}]}"#;
+        let (tables, chains) = standing(listing).unwrap();
+        assert_eq!(tables.into_iter().collect::<Vec<_>>(), ["mangle"]);
+        assert_eq!(chains.len(), 1);
+        assert!(standing("{}").is_err());
+    }
 
     #[test]
     fn an_empty_table_is_told_from_one_in_use() {
