@@ -15,7 +15,7 @@ use crate::proxy::Proxy;
 use crate::resources::chain::backend::Backend;
 use crate::resources::chain::residue::Made;
 use crate::resources::route::Route;
-use crate::resources::sysctl::{Saved, Setting};
+use crate::resources::sysctl::Saved;
 
 /// Raised when the file's meaning changes; another version's file is refused, not guessed at.
 const VERSION: u32 = 1;
@@ -154,21 +154,22 @@ impl Record {
         self.kept(netns).map(|kept| kept.sysctls.clone()).unwrap_or_default()
     }
 
-    /// Notes a setting before it is changed. What it was at first stays: a later value is somebody's drift.
-    pub(crate) fn save_sysctl(&mut self, netns: NetnsId, saved: Saved) -> anyhow::Result<()> {
+    /// Notes settings before they are changed. What one was at first stays: a later value is somebody's drift.
+    pub(crate) fn save_sysctls(&mut self, netns: NetnsId, changes: &[Saved]) -> anyhow::Result<()> {
         self.change_kept(netns, |kept| {
-            let known =
-                kept.sysctls.iter_mut().find(|known| known.setting == saved.setting && known.index == saved.index);
-            match known {
-                Some(known) => known.set = saved.set,
-                None => kept.sysctls.push(saved),
+            for saved in changes {
+                let same = |known: &&mut Saved| known.setting == saved.setting && known.index == saved.index;
+                match kept.sysctls.iter_mut().find(same) {
+                    Some(known) => known.set.clone_from(&saved.set),
+                    None => kept.sysctls.push(saved.clone()),
+                }
             }
         })
     }
 
-    /// The setting is as it was, or its device is gone.
-    pub(crate) fn forget_sysctl(&mut self, netns: NetnsId, setting: &Setting) -> anyhow::Result<()> {
-        self.change_kept(netns, |kept| kept.sysctls.retain(|saved| saved.setting != *setting))
+    /// The settings are as they were, or their devices are gone.
+    pub(crate) fn forget_sysctls(&mut self, netns: NetnsId, done: &[Saved]) -> anyhow::Result<()> {
+        self.change_kept(netns, |kept| kept.sysctls.retain(|saved| !done.contains(saved)))
     }
 
     /// nftables objects that came into being with our rules.
@@ -248,6 +249,8 @@ fn decode(bytes: &[u8], fresh: Data) -> anyhow::Result<Data> {
 mod tests {
     use std::fs::File;
 
+    use crate::resources::sysctl::Setting;
+
     use super::*;
 
     fn saved(original: &str, set: &str) -> Saved {
@@ -259,11 +262,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let netns = NetnsId::current().unwrap();
         let mut record = Record::open(directory.path(), netns).unwrap();
-        record.save_sysctl(netns, saved("1", "0")).unwrap();
-        record.save_sysctl(netns, saved("2", "0")).unwrap();
+        record.save_sysctls(netns, &[saved("1", "0")]).unwrap();
+        record.save_sysctls(netns, &[saved("2", "0")]).unwrap();
         let mut record = Record::open(directory.path(), netns).unwrap();
         assert_eq!(record.saved_sysctls(netns), [saved("1", "0")]);
-        record.forget_sysctl(netns, &Setting::new("veth1", "rp_filter")).unwrap();
+        record.forget_sysctls(netns, &[saved("1", "0")]).unwrap();
         assert!(Record::open(directory.path(), netns).unwrap().saved_sysctls(netns).is_empty());
         let elsewhere = NetnsId::of(&File::open("/proc/self/ns/mnt").unwrap()).unwrap();
         assert!(Record::open(directory.path(), elsewhere).is_err());

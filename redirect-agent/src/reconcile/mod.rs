@@ -186,6 +186,7 @@ impl Reconciler {
             },
         );
         let node_ip = self.node_ip(&cluster, &facts, ledger);
+        self.release_ended(&cluster);
         let next = self.next_proxy(&cluster, ledger);
         let plans = self.converge(cause, &facts, &cluster, node_ip, next, ledger)?;
         self.clean_retired(ledger);
@@ -202,6 +203,12 @@ impl Reconciler {
         let message = format!("{ip} is not an address of this node; set the right one with --node-ip");
         ledger.problem("node address", message);
         self.record.node_ip()
+    }
+
+    /// Lets go of the namespace of a proxy whose pod is gone: holding it open would keep it, and its veth, alive.
+    fn release_ended(&mut self, cluster: &Cluster) {
+        let there = |programmed: &Programmed| cluster.pods.iter().any(|pod| pod.uid == programmed.proxy.uid);
+        self.programmed = self.programmed.take().filter(there);
     }
 
     /// The proxy to program now, when it is another than the one that is programmed.
@@ -251,7 +258,7 @@ impl Reconciler {
             apply::settle(&mut programmed.netns, &mut self.record, ledger, task);
             if ledger.problems.len() > before && self.record.proxy() != Some(&programmed.proxy) {
                 // The node stays with the former one; this one is tried again.
-                candidate = None;
+                candidate = self.programmed.take();
             }
         }
         if let Some(programmed) = candidate.as_ref().filter(|_| present) {

@@ -51,23 +51,25 @@ pub(crate) struct Saved {
 /// Makes the `desired` settings stand; puts back those that the agent changed and that are not desired any more.
 pub(crate) fn converge(context: &mut Context<'_>, desired: &BTreeMap<Setting, String>) -> anyhow::Result<()> {
     restore(context, desired)?;
+    let mut changes = Vec::new();
     for (setting, want) in desired {
         let Some(link) = context.link(&setting.device)? else { continue };
-        let Some(have) = read(context, setting)? else { continue };
-        if have == *want {
-            continue;
-        }
-        let saved = Saved { setting: setting.clone(), index: link.index, original: have.clone(), set: want.clone() };
-        let netns = context.netns.id();
-        context.record.save_sysctl(netns, saved)?;
-        let outcome = write(context, setting, want);
-        context.ledger.book(Kind::Sysctl, &setting.to_string(), &format!("set to {want} (was {have})"), outcome);
+        let Some(original) = read(context, setting)?.filter(|have| have != want) else { continue };
+        changes.push(Saved { setting: setting.clone(), index: link.index, original, set: want.clone() });
+    }
+    let netns = context.netns.id();
+    context.record.save_sysctls(netns, &changes)?;
+    for Saved { setting, original, set, .. } in changes {
+        let outcome = write(context, &setting, &set);
+        let what = format!("set to {set} (was {original})");
+        context.ledger.book(Kind::Sysctl, &setting.to_string(), &what, outcome);
     }
     Ok(())
 }
 
 fn restore(context: &mut Context<'_>, desired: &BTreeMap<Setting, String>) -> anyhow::Result<()> {
     let netns = context.netns.id();
+    let mut done = Vec::new();
     for saved in context.record.saved_sysctls(netns) {
         let link = context.link(&saved.setting.device)?;
         let same_device = link.is_some_and(|link| link.index == saved.index);
@@ -83,9 +85,9 @@ fn restore(context: &mut Context<'_>, desired: &BTreeMap<Setting, String>) -> an
                 continue;
             }
         }
-        context.record.forget_sysctl(netns, &saved.setting)?;
+        done.push(saved);
     }
-    Ok(())
+    context.record.forget_sysctls(netns, &done)
 }
 
 /// The setting's value; `None` when its device has just gone.
