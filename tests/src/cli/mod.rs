@@ -1,0 +1,233 @@
+//! The command line of `redirect-lab`.
+
+mod connect;
+mod pods;
+mod watch;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand};
+use rustix::process::Signal;
+
+use crate::agent::AgentOptions;
+use crate::backend::Backend;
+use crate::cni::Topology;
+use crate::demo::{SETTLE, ZTUNNEL, demo};
+use crate::lab::Lab;
+use crate::layout::DEFAULT_PREFIX;
+use crate::state::Options;
+use crate::{proxy, serve, table};
+
+/// A Kubernetes node made of network namespaces, to see and test traffic redirection on.
+///
+/// A lab is a node (netns PREFIX-node), a second node (PREFIX-remote) and pods (PREFIX-pod-NAME) plumbed by real CNI
+/// plugins: app-a and app-b are in the mesh, plain and plain-b are not, and ztunnel runs a transparent proxy that writes
+/// down what it sees. Services: svc-remote is 10.96.0.10:80, svc-app-b is 10.96.0.20:80.
+///
+/// A first walk:
+///
+///   redirect-lab up                                  a node, with the agent running on it
+///   redirect-lab connect --from app-a --to remote    one connection: who answered, as whom, and by which listener
+///   redirect-lab table                               every kind of connection, and whether each went the right way
+///   redirect-lab capture --on istioout               packets on their way to ztunnel
+///   redirect-lab pods label app-a istio.io/dataplane-mode=none
+///   ip netns exec rl-node ip rule list               any command, on the node
+///   redirect-lab down
+#[derive(Parser, Debug)]
+#[command(name = "redirect-lab", version, verbatim_doc_comment)]
+struct Cli {
+    /// The lab's name; several can stand at a time.
+    #[arg(long, global = true, default_value = DEFAULT_PREFIX)]
+    prefix: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Make a lab and start the agent on its node
+    Up {
+        #[command(flatten)]
+        node: NodeArgs,
+        /// Do not start the agent
+        #[arg(long)]
+        no_agent: bool,
+    },
+    /// Remove the lab, also one that was left half-made
+    Down,
+    /// List pods, add and remove them, change their labels
+    Pods {
+        #[command(subcommand)]
+        command: Option<pods::PodsCommand>,
+    },
+    /// Make connections between any two places and show what became of them
+    Connect(connect::ConnectArgs),
+    /// Show the connections that the proxy has seen
+    ProxyLog(watch::ProxyLogArgs),
+    /// Show packets on a link of the node, or in a pod
+    Capture(watch::CaptureArgs),
+    /// Run the table of all kinds of connections on the lab that stands
+    Table,
+    /// Start or end the agent on the node
+    Agent {
+        #[command(subcommand)]
+        command: AgentCommand,
+    },
+    /// Make a lab, show redirection on it, remove it; fails if anything is not as it must be
+    Demo {
+        #[command(flatten)]
+        node: NodeArgs,
+        /// Show every topology with every backend
+        #[arg(long)]
+        all: bool,
+    },
+    /// The transparent proxy of the ztunnel pod (the lab starts it)
+    Proxy {
+        /// Where to write one JSON object per connection
+        #[arg(long)]
+        log: PathBuf,
+    },
+    /// The echo server of a pod (the lab starts it)
+    Serve {
+        /// What the server calls itself
+        #[arg(long)]
+        name: String,
+        /// Where it listens
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum AgentCommand {
+    /// Start it, with the arguments of `up` or these
+    Start {
+        /// More arguments of `redirect-agent run`
+        #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
+        args: Vec<String>,
+    },
+    /// End it by SIGTERM; the datapath stays
+    Stop,
+    /// End it by SIGKILL; the datapath stays
+    Kill,
+    /// Undo everything that it made, and end it
+    Cleanup,
+}
+
+#[derive(Args, Debug)]
+struct NodeArgs {
+    /// How pods hang on the node
+    #[arg(long, value_enum, default_value_t = Topology::Ptp, env = "REDIRECT_TOPOLOGY")]
+    topology: Topology,
+    /// Whose rules kube-proxy's are, and the agent's must be
+    #[arg(long, value_enum, default_value_t = Backend::Nft, env = "REDIRECT_BACKEND")]
+    backend: Backend,
+    /// Reverse path filter of new links on the node
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=2))]
+    rp_filter: u8,
+    /// More arguments of `redirect-agent run`, in one string
+    #[arg(long, allow_hyphen_values = true, default_value = "", hide_default_value = true)]
+    agent_args: String,
+}
+
+impl NodeArgs {
+    fn options(&self, prefix: &str) -> Options {
+        let Self { topology, backend, rp_filter, .. } = *self;
+        Options { prefix: prefix.to_owned(), topology, backend, rp_filter }
+    }
+
+    fn agent(&self) -> AgentOptions {
+        AgentOptions { args: self.agent_args.split_whitespace().map(str::to_owned).collect() }
+    }
+}
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("redirect-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let prefix = cli.prefix.as_str();
+    match cli.command {
+        Command::Up { node, no_agent } => up(prefix, &node, no_agent),
+        Command::Down => {
+            let was = Lab::down(prefix)?;
+            println!("{}", if was { format!("lab {prefix} is gone") } else { format!("there is no lab {prefix}") });
+            Ok(())
+        }
+        Command::Pods { command } => pods::run(&mut Lab::open(prefix)?, command),
+        Command::Connect(args) => connect::run(&Lab::open(prefix)?, &args),
+        Command::ProxyLog(args) => watch::proxy_log(&Lab::open(prefix)?, &args),
+        Command::Capture(args) => watch::capture(&Lab::open(prefix)?, &args),
+        Command::Table => show_table(&Lab::open(prefix)?),
+        Command::Agent { command } => agent(&mut Lab::open(prefix)?, command),
+        Command::Demo { node, all } => demos(prefix, &node, all),
+        Command::Proxy { log } => block_on(proxy::run(&log)),
+        Command::Serve { name, listen } => block_on(serve::serve(name, listen)),
+    }
+}
+
+fn up(prefix: &str, node: &NodeArgs, no_agent: bool) -> Result<()> {
+    let mut lab = Lab::up(node.options(prefix))?;
+    if !no_agent {
+        lab.start_agent(&node.agent())?;
+        let status = lab.wait_until(SETTLE, "settled", |status| status.proxied_by(ZTUNNEL))?;
+        println!("the agent has settled after {} changes to the kernel", status.total_writes());
+    }
+    println!("lab {prefix} stands in {}; on its node: ip netns exec {} bash", lab.dir().display(), lab.node().name());
+    pods::list(&lab);
+    Ok(())
+}
+
+fn show_table(lab: &Lab) -> Result<()> {
+    let rows = table::run(lab, ZTUNNEL)?;
+    print!("{}", table::render(&rows));
+    match rows.iter().filter(|row| !row.wrong.is_empty()).count() {
+        0 => Ok(()),
+        wrong => bail!("{wrong} of {} connections are wrong", rows.len()),
+    }
+}
+
+fn agent(lab: &mut Lab, command: AgentCommand) -> Result<()> {
+    match command {
+        AgentCommand::Start { args } if args.is_empty() => {
+            let options = lab.state.agent.clone().unwrap_or_default();
+            lab.start_agent(&options)
+        }
+        AgentCommand::Start { args } => lab.start_agent(&AgentOptions { args }),
+        AgentCommand::Stop => lab.stop_agent(Signal::TERM),
+        AgentCommand::Kill => lab.stop_agent(Signal::KILL),
+        AgentCommand::Cleanup => lab.cleanup_agent().map(|said| print!("{said}")),
+    }
+}
+
+fn demos(prefix: &str, node: &NodeArgs, all: bool) -> Result<()> {
+    if !all {
+        return demo(node.options(prefix), &node.agent());
+    }
+    let mut failed = Vec::new();
+    for topology in Topology::ALL {
+        for backend in Backend::ALL {
+            let options = Options { topology, backend, ..node.options(prefix) };
+            if let Err(error) = demo(options, &node.agent()) {
+                println!("WRONG: {error:#}");
+                failed.push(format!("{topology} with {backend}"));
+            }
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { bail!("wrong: {}", failed.join(", ")) }
+}
+
+fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}

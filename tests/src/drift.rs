@@ -1,0 +1,213 @@
+//! Every single thing that the agent made, found by comparing a netns before and after, each with the command that takes
+//! it away. The agent is not asked: what it forgot to list is found all the same.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+
+use crate::backend::Backend;
+use crate::command::Cmd;
+use crate::netns::Netns;
+use crate::node::set_sysctls;
+use crate::snapshot::{Section, Snapshot};
+
+/// One thing, and how to take it away.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Removal {
+    /// What it is, as the tool prints it.
+    pub what: String,
+    way: Way,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Way {
+    /// A command and what it reads.
+    Run(String, String),
+    /// A sysctl and its value.
+    Write(String, String),
+}
+
+impl Removal {
+    /// Takes the thing away.
+    pub fn apply(&self, netns: &Netns) -> Result<()> {
+        match &self.way {
+            Way::Run(command, input) => Cmd::line(command).netns(netns).stdin(input).run().map(drop),
+            Way::Write(name, value) => set_sysctls(netns, &[(name, value)]),
+        }
+        .with_context(|| format!("cannot remove {}", self.what))
+    }
+
+    fn by(what: &str, command: String) -> Self {
+        Self { what: what.to_owned(), way: Way::Run(command, String::new()) }
+    }
+}
+
+/// The sections in which the datapath shows.
+#[must_use]
+pub fn sections(backend: Backend) -> Vec<Section> {
+    let rules = Section::Command(backend.save());
+    let mut all = vec![Section::LINKS, Section::ADDRESSES, Section::ROUTES, Section::RULES, Section::Sysctls];
+    all.extend([Section::SETS, rules, Section::BRIDGE]);
+    all
+}
+
+/// Everything in `after` that was not in `before`.
+#[must_use]
+pub fn removals(before: &Snapshot, after: &Snapshot, backend: Backend) -> Vec<Removal> {
+    let new = |section: Section| {
+        let old: BTreeSet<_> = before.section(section).lines().collect();
+        after.section(section).lines().filter(move |line| !old.contains(line))
+    };
+    let mut all: Vec<Removal> = Vec::new();
+    all.extend(new(Section::LINKS).filter_map(link));
+    all.extend(new(Section::ADDRESSES).filter_map(address));
+    all.extend(new(Section::ROUTES).filter_map(route));
+    all.extend(new(Section::RULES).filter_map(rule));
+    all.extend(sysctls(before.section(Section::Sysctls), after.section(Section::Sysctls)));
+    all.extend(new(Section::SETS).filter_map(entry));
+    let save = Section::Command(backend.save());
+    all.extend(chains(before.section(save), after.section(save), backend));
+    all.extend(new(Section::BRIDGE).filter_map(bridge_table));
+    all
+}
+
+fn link(line: &str) -> Option<Removal> {
+    let name = line.split_whitespace().next()?.trim_end_matches(':');
+    Some(Removal::by(&format!("link {name}"), format!("ip link del {name}")))
+}
+
+fn address(line: &str) -> Option<Removal> {
+    let [device, "inet", address] = words(line)[..] else { return None };
+    Some(Removal::by(&format!("address {address} on {device}"), format!("ip addr del {address} dev {device}")))
+}
+
+/// Routes that the kernel makes for an address come and go with the address.
+fn route(line: &str) -> Option<Removal> {
+    let implied = line.contains("proto kernel");
+    (!implied).then(|| Removal::by(&format!("route {line}"), format!("ip route del {line}")))
+}
+
+fn rule(line: &str) -> Option<Removal> {
+    let (priority, rest) = line.split_once(": ")?;
+    let rest = rest.trim_end_matches(" [detached]");
+    Some(Removal::by(&format!("rule {line}"), format!("ip rule del priority {priority} {rest}")))
+}
+
+fn entry(line: &str) -> Option<Removal> {
+    let member = line.strip_prefix("add ")?;
+    Some(Removal::by(&format!("set entry {member}"), format!("ipset del {member}")))
+}
+
+fn bridge_table(line: &str) -> Option<Removal> {
+    let name = line.strip_prefix("table bridge ")?.trim_end_matches(" {");
+    Some(Removal::by(&format!("bridge table {name}"), format!("nft delete table bridge {name}")))
+}
+
+/// A setting that differs from what it was, or on a new link from what new links get.
+fn sysctls(before: &str, after: &str) -> Vec<Removal> {
+    let value_of = |text: &str, name: &str| {
+        let mut pairs = text.lines().filter_map(|line| line.split_once(" = "));
+        pairs.find(|(other, _)| *other == name).map(|(_, value)| value.to_owned())
+    };
+    let removal = |line: &str| {
+        let (name, value) = line.split_once(" = ")?;
+        let default = || {
+            let (_, key) = name.strip_prefix("conf/")?.split_once('/')?;
+            value_of(before, &format!("conf/default/{key}"))
+        };
+        let old = value_of(before, name).or_else(default)?;
+        let way = Way::Write(format!("net/ipv4/{name}"), old.clone());
+        (old != value).then(|| Removal { what: format!("sysctl {line}"), way })
+    };
+    after.lines().filter_map(removal).collect()
+}
+
+/// Jumps and rules one by one, then whole chains together with what refers to them.
+fn chains(before: &str, after: &str, backend: Backend) -> Vec<Removal> {
+    let old: BTreeSet<_> = rules(before).into_iter().collect();
+    let new: Vec<_> = rules(after).into_iter().filter(|rule| !old.contains(rule)).collect();
+    let restore = |what: String, table: &str, commands: &[String]| Removal {
+        what,
+        way: Way::Run(
+            format!("{} --wait 10 --noflush", backend.restore()),
+            format!("*{table}\n{}\nCOMMIT\n", commands.join("\n")),
+        ),
+    };
+    let mut all = Vec::new();
+    for (table, line) in &new {
+        if let Some(rule) = line.strip_prefix("-A ") {
+            all.push(restore(format!("{table} rule {rule}"), table, &[format!("-D {rule}")]));
+        }
+    }
+    for (table, line) in &new {
+        if let Some(chain) = line.strip_prefix(':').and_then(|line| line.strip_suffix(" -")) {
+            let refers =
+                |line: &String| line.ends_with(&format!("-j {chain}")) || line.ends_with(&format!("-g {chain}"));
+            let referring = new.iter().filter(|(other, line)| other == table && refers(line));
+            let mut commands: Vec<_> = referring.map(|(_, line)| line.replacen("-A ", "-D ", 1)).collect();
+            commands.extend([format!("-F {chain}"), format!("-X {chain}")]);
+            all.push(restore(format!("{table} chain {chain}"), table, &commands));
+        }
+    }
+    all
+}
+
+/// Lines of a save file, each with its table.
+fn rules(save: &str) -> Vec<(String, String)> {
+    let mut table = String::new();
+    let mut rules = Vec::new();
+    for line in save.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            name.clone_into(&mut table);
+        } else if line != "COMMIT" {
+            rules.push((table.clone(), line.to_owned()));
+        }
+    }
+    rules
+}
+
+/// `istioin inet 192.168.126.1/30` of a line of `ip -o addr` without its index.
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().take(3).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_its_command() {
+        let command = |removal: Option<Removal>| match removal?.way {
+            Way::Run(command, _) => Some(command),
+            Way::Write(..) => None,
+        };
+        assert_eq!(command(link("istioin: <UP> mtu 1450")).as_deref(), Some("ip link del istioin"));
+        let line = "istioin inet 192.168.126.1/30 scope global istioin";
+        assert_eq!(command(address(line)).as_deref(), Some("ip addr del 192.168.126.1/30 dev istioin"));
+        assert_eq!(command(route("192.168.126.0/30 dev istioin proto kernel scope link")), None);
+        assert_eq!(
+            command(rule("100: from all fwmark 0x200/0x200 goto 32766")).as_deref(),
+            Some("ip rule del priority 100 from all fwmark 0x200/0x200 goto 32766")
+        );
+    }
+
+    #[test]
+    fn sysctls_of_new_links_fall_back_to_the_default() {
+        let before = "conf/all/rp_filter = 0\nconf/default/rp_filter = 2\nconf/eth0/rp_filter = 2\n";
+        let after = format!("{before}conf/istioin/rp_filter = 0\n").replace("eth0/rp_filter = 2", "eth0/rp_filter = 0");
+        let ways: Vec<_> = sysctls(before, &after).into_iter().map(|removal| removal.way).collect();
+        let write = |name: &str| Way::Write(format!("net/ipv4/conf/{name}/rp_filter"), "2".to_owned());
+        assert_eq!(ways, [write("eth0"), write("istioin")]);
+    }
+
+    #[test]
+    fn a_chain_goes_with_its_jumps() {
+        let before = "*mangle\n:PREROUTING ACCEPT\nCOMMIT\n";
+        let after =
+            "*mangle\n:PREROUTING ACCEPT\n:ztunnel-X -\n-A PREROUTING -j ztunnel-X\n-A ztunnel-X -j RETURN\nCOMMIT\n";
+        let ways: Vec<_> = chains(before, after, Backend::Nft).into_iter().map(|removal| removal.way).collect();
+        let restore = |input: &str| Way::Run("iptables-nft-restore --wait 10 --noflush".to_owned(), input.to_owned());
+        assert_eq!(ways[0], restore("*mangle\n-D PREROUTING -j ztunnel-X\nCOMMIT\n"));
+        assert_eq!(ways[2], restore("*mangle\n-D PREROUTING -j ztunnel-X\n-F ztunnel-X\n-X ztunnel-X\nCOMMIT\n"));
+    }
+}

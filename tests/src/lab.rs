@@ -1,0 +1,243 @@
+//! A lab: making one, finding one that stands, removing one. Pods are in `pods`, the agent in `agent`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddrV4;
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::agent::AgentOptions;
+use crate::cni::Network;
+use crate::layout::{
+    MESH_NAMESPACE, PLAIN_NAMESPACE, POD_PORT, PROXY_NAMESPACE, REMOTE, REMOTE_SERVER, SERVICE_APP_B, SERVICE_REMOTE,
+    state_root,
+};
+use crate::manifests::Manifests;
+use crate::netns::Netns;
+use crate::pod;
+use crate::process::Process;
+use crate::services::{self, Service};
+use crate::state::{Options, State, lab_dir};
+use crate::{daemons, node};
+
+/// A lab that stands. Dropping the value leaves it standing.
+#[derive(Debug)]
+pub struct Lab {
+    dir: PathBuf,
+    pub(crate) state: State,
+}
+
+impl Lab {
+    /// Makes a lab with its default pods, without an agent.
+    pub fn up(options: Options) -> Result<Self> {
+        check_prefix(&options.prefix)?;
+        let dir = lab_dir(&options.prefix);
+        if dir.exists() {
+            let prefix = &options.prefix;
+            bail!("lab {prefix} already stands; `redirect-lab --prefix {prefix} down` removes it");
+        }
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let mut lab = Self { dir, state: State::new(options) };
+        lab.save()?;
+        lab.build().with_context(|| {
+            format!("lab {0} is incomplete; `redirect-lab --prefix {0} down` removes what was made", lab.name())
+        })?;
+        Ok(lab)
+    }
+
+    /// The lab called `prefix`.
+    pub fn open(prefix: &str) -> Result<Self> {
+        let dir = lab_dir(prefix);
+        let state = State::load(&dir)?.with_context(|| format!("no lab {prefix}: `redirect-lab up` makes one"))?;
+        Ok(Self { dir, state })
+    }
+
+    /// Removes the lab called `prefix`, whole or not; whether there was anything.
+    pub fn down(prefix: &str) -> Result<bool> {
+        check_prefix(prefix)?;
+        let dir = lab_dir(prefix);
+        if !dir.exists() {
+            return Ok(false);
+        }
+        if let Some(state) = State::load(&dir)? {
+            for process in state.processes.iter().rev() {
+                process.end()?;
+            }
+            for netns in state.netns.iter().rev() {
+                netns.delete()?;
+            }
+        }
+        fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        // Others' labs may keep the folder; then it stays.
+        let _ = fs::remove_dir(state_root());
+        Ok(true)
+    }
+
+    /// Its name, the prefix of its network namespaces.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.state.options.prefix
+    }
+
+    /// What was chosen when it was made.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.state.options
+    }
+
+    /// The node's netns.
+    #[must_use]
+    pub fn node(&self) -> Netns {
+        Netns::named(format!("{}-node", self.name()))
+    }
+
+    /// The second node's netns.
+    #[must_use]
+    pub fn remote(&self) -> Netns {
+        Netns::named(format!("{}-{REMOTE}", self.name()))
+    }
+
+    /// The folder that the agent watches.
+    #[must_use]
+    pub fn manifests_dir(&self) -> PathBuf {
+        self.dir.join("manifests")
+    }
+
+    /// The manifests in it.
+    #[must_use]
+    pub fn manifests(&self) -> Manifests {
+        Manifests::in_dir(self.manifests_dir())
+    }
+
+    /// Everything the lab keeps.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Makes a netns, recorded before it is made.
+    pub(crate) fn create_netns(&mut self, netns: &Netns) -> Result<()> {
+        ensure!(!netns.exists(), "netns {} belongs to someone else", netns.name());
+        self.state.netns.push(netns.clone());
+        self.save()?;
+        netns.create()
+    }
+
+    pub(crate) fn delete_netns(&mut self, netns: &Netns) -> Result<()> {
+        netns.delete()?;
+        self.state.netns.retain(|other| other != netns);
+        self.save()
+    }
+
+    pub(crate) fn save(&self) -> Result<()> {
+        self.state.save(&self.dir)
+    }
+
+    pub(crate) fn process(&self, role: &str) -> Option<&Process> {
+        self.state.processes.iter().find(|process| process.role == role)
+    }
+
+    pub(crate) fn remember(&mut self, process: Process) -> Result<()> {
+        self.state.processes.push(process);
+        self.save()
+    }
+
+    pub(crate) fn remember_agent(&mut self, process: Process, options: AgentOptions) -> Result<()> {
+        self.state.agent = Some(options);
+        self.remember(process)
+    }
+
+    pub(crate) fn forget(&mut self, role: &str) -> Result<()> {
+        self.state.processes.retain(|process| process.role != role);
+        self.save()
+    }
+
+    /// Ends the process known by `role`, if there is one.
+    pub(crate) fn end(&mut self, role: &str) -> Result<()> {
+        if let Some(process) = self.process(role) {
+            process.end()?;
+        }
+        self.forget(role)
+    }
+
+    fn build(&mut self) -> Result<()> {
+        node::load_modules();
+        let (node, remote) = (self.node(), self.remote());
+        self.create_netns(&node)?;
+        self.create_netns(&remote)?;
+        node::connect(&node, &remote, self.options())?;
+        self.manifests().create()?;
+        let ambient = [("istio.io/dataplane-mode".to_owned(), "ambient".to_owned())];
+        self.set_namespace(MESH_NAMESPACE, BTreeMap::from(ambient))?;
+        self.set_namespace(PLAIN_NAMESPACE, BTreeMap::new())?;
+        self.set_namespace(PROXY_NAMESPACE, BTreeMap::new())?;
+        daemons::serve(self, REMOTE, &remote, REMOTE_SERVER.port())?;
+        for pod in pod::defaults()? {
+            self.add_pod(pod)?;
+        }
+        let app_b = SocketAddrV4::new(self.pod("app-b")?.ip()?, POD_PORT);
+        let remote =
+            Service { name: "default/remote", id: "REMOTE", cluster_ip: SERVICE_REMOTE, endpoint: REMOTE_SERVER };
+        let app_b = Service { name: "mesh/app-b", id: "APPB", cluster_ip: SERVICE_APP_B, endpoint: app_b };
+        services::install(&node, self.options().backend, &[remote, app_b])
+    }
+
+    /// How pods are plumbed here; `data_dir` outlives the pods.
+    pub(crate) fn with_network<T>(&self, work: impl FnOnce(&Network<'_>) -> Result<T>) -> Result<T> {
+        let data_dir = self.dir.join("ipam");
+        work(&Network { topology: self.options().topology, node: &self.node(), data_dir: &data_dir })
+    }
+}
+
+/// Prefixes become file names and parts of `ip netns` names.
+fn check_prefix(prefix: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    ensure!(
+        (1..=12).contains(&prefix.len()) && prefix.chars().all(allowed),
+        "a lab's prefix is 1 to 12 lower-case letters and digits, not {prefix:?}"
+    );
+    Ok(())
+}
+
+/// A lab that is removed when the value goes, also when a test panics.
+#[derive(Debug)]
+pub struct ScopedLab(Lab);
+
+impl ScopedLab {
+    /// Makes a lab; one of the same name, left by an interrupted run, is removed first.
+    pub fn up(options: Options) -> Result<Self> {
+        let prefix = options.prefix.clone();
+        Lab::down(&prefix)?;
+        match Lab::up(options) {
+            Ok(lab) => Ok(Self(lab)),
+            Err(error) => {
+                Lab::down(&prefix)?;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for ScopedLab {
+    fn drop(&mut self) {
+        if let Err(error) = Lab::down(self.0.name()) {
+            eprintln!("lab {} is not removed: {error:#}", self.0.name());
+        }
+    }
+}
+
+impl Deref for ScopedLab {
+    type Target = Lab;
+
+    fn deref(&self) -> &Lab {
+        &self.0
+    }
+}
+
+impl DerefMut for ScopedLab {
+    fn deref_mut(&mut self) -> &mut Lab {
+        &mut self.0
+    }
+}

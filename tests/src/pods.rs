@@ -1,0 +1,135 @@
+//! Pods of a lab as they come, change and go: sandbox, program and manifest together, in the order of a real node.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::daemons;
+use crate::lab::Lab;
+use crate::layout::POD_PORT;
+use crate::netns::Netns;
+use crate::node::{ip_batch, prepare};
+use crate::pod::{Pod, Role};
+
+impl Lab {
+    /// All pods, in the order in which they came.
+    #[must_use]
+    pub fn pods(&self) -> &[Pod] {
+        &self.state.pods
+    }
+
+    /// The pod called `name`.
+    pub fn pod(&self, name: &str) -> Result<&Pod> {
+        let names = || self.pods().iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>().join(", ");
+        self.pods().iter().find(|pod| pod.name == name).with_context(|| format!("no pod {name}; there are {}", names()))
+    }
+
+    /// The netns of the pod called `name`.
+    #[must_use]
+    pub fn pod_netns(&self, name: &str) -> Netns {
+        Netns::named(format!("{}-pod-{name}", self.name()))
+    }
+
+    /// The connections that the proxy in pod `name` has seen, one JSON object per line.
+    #[must_use]
+    pub fn proxy_log(&self, name: &str) -> PathBuf {
+        self.dir().join(format!("proxy-{name}.jsonl"))
+    }
+
+    /// Plumbs a pod, starts its program, then shows it to the agent.
+    pub fn add_pod(&mut self, pod: Pod) -> Result<&Pod> {
+        if self.pods().iter().any(|other| other.name == pod.name) {
+            bail!("there is a pod {} already", pod.name);
+        }
+        let name = pod.name.clone();
+        self.state.pods.push(pod);
+        self.save()?;
+        self.start_pod(&name).with_context(|| format!("pod {name}"))?;
+        self.publish(&name)?;
+        self.pod(&name)
+    }
+
+    /// Ends a pod's program, unplumbs it, then takes its manifest away.
+    pub fn remove_pod(&mut self, name: &str) -> Result<()> {
+        self.stop_pod(name).with_context(|| format!("pod {name}"))?;
+        self.manifests().remove_pod(self.pod(name)?)?;
+        self.state.pods.retain(|pod| pod.name != name);
+        self.save()
+    }
+
+    /// A new sandbox for the same pod, as after a crash of its sandbox: same UID, another netns and address.
+    pub fn restart_pod(&mut self, name: &str) -> Result<()> {
+        self.stop_pod(name).with_context(|| format!("pod {name}"))?;
+        self.start_pod(name).with_context(|| format!("pod {name}"))?;
+        self.publish(name)
+    }
+
+    /// Changes what the agent sees of a pod.
+    pub fn change_pod(&mut self, name: &str, change: impl FnOnce(&mut Pod)) -> Result<()> {
+        change(self.pod_mut(name)?);
+        self.publish(name)
+    }
+
+    /// Sets (`Some`) or removes (`None`) a label of a pod.
+    pub fn label_pod(&mut self, name: &str, key: &str, value: Option<&str>) -> Result<()> {
+        self.change_pod(name, |pod| set(&mut pod.labels, key, value))
+    }
+
+    /// Sets (`Some`) or removes (`None`) a label of a namespace.
+    pub fn label_namespace(&mut self, namespace: &str, key: &str, value: Option<&str>) -> Result<()> {
+        let mut labels = self.state.namespaces.get(namespace).cloned().unwrap_or_default();
+        set(&mut labels, key, value);
+        self.set_namespace(namespace, labels)
+    }
+
+    /// Writes a namespace with exactly these labels.
+    pub(crate) fn set_namespace(&mut self, namespace: &str, labels: BTreeMap<String, String>) -> Result<()> {
+        self.manifests().put_namespace(namespace, &labels)?;
+        self.state.namespaces.insert(namespace.to_owned(), labels);
+        self.save()
+    }
+
+    fn publish(&self, name: &str) -> Result<()> {
+        self.save()?;
+        self.manifests().put_pod(self.pod(name)?)
+    }
+
+    fn pod_mut(&mut self, name: &str) -> Result<&mut Pod> {
+        self.state.pods.iter_mut().find(|pod| pod.name == name).with_context(|| format!("no pod {name}"))
+    }
+
+    fn start_pod(&mut self, name: &str) -> Result<()> {
+        let netns = self.pod_netns(name);
+        self.create_netns(&netns)?;
+        prepare(&netns, self.options())?;
+        ip_batch(&netns, &["link set lo up"])?;
+        let attachment = self.with_network(|network| network.add(&self.container(name), &netns))?;
+        let pod = self.pod_mut(name)?;
+        pod.ips = vec![attachment.ip.into()];
+        pod.host_link = Some(attachment.host_link);
+        match pod.role {
+            Role::App => daemons::serve(self, name, &netns, POD_PORT),
+            Role::Proxy => daemons::proxy(self, name, &netns, &self.proxy_log(name)),
+        }
+    }
+
+    fn stop_pod(&mut self, name: &str) -> Result<()> {
+        let netns = self.pod_netns(name);
+        self.end(&daemons::server_role(name))?;
+        self.end(&daemons::proxy_role(name))?;
+        self.with_network(|network| network.del(&self.container(name), &netns))?;
+        self.delete_netns(&netns)
+    }
+
+    fn container(&self, name: &str) -> String {
+        format!("{}-{name}", self.name())
+    }
+}
+
+fn set(map: &mut BTreeMap<String, String>, key: &str, value: Option<&str>) {
+    match value {
+        Some(value) => map.insert(key.to_owned(), value.to_owned()),
+        None => map.remove(key),
+    };
+}

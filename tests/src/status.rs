@@ -1,0 +1,127 @@
+//! What `redirect-agent status -o json` says. Fields that the lab does not use are not read.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Numbers of changes to the kernel, by kind of resource, and `total`.
+pub type Writes = BTreeMap<String, u64>;
+
+/// The agent's view of its node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// `--node-name`.
+    pub node: String,
+    /// `iptables` or `ebpf`.
+    pub mode: String,
+    /// `nft` or `legacy`.
+    pub backend: Option<String>,
+    /// Whether the first complete pass is done.
+    pub ready: bool,
+    /// Whether all events are consumed and the datapath reads back as planned.
+    pub settled: bool,
+    /// Passes so far.
+    pub reconciles: u64,
+    /// Changes made to the kernel since the agent started.
+    pub writes: Writes,
+    /// Those of them that repaired drift.
+    #[serde(default)]
+    pub repairs: Writes,
+    /// UDP port of the tunnels.
+    pub tunnel_port: Option<u16>,
+    /// ztunnel.
+    pub proxy: Proxy,
+    /// The pods of this node.
+    pub pods: Vec<PodStatus>,
+    /// What is wrong.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
+}
+
+/// ztunnel as the agent sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Proxy {
+    /// `absent`, `pending` or `programmed`.
+    pub state: String,
+    /// Pod name.
+    pub name: Option<String>,
+    /// Pod UID.
+    pub uid: Option<String>,
+    /// Pod address.
+    pub ip: Option<String>,
+    /// The node's end of its veth.
+    pub veth: Option<String>,
+    /// Why it is not programmed.
+    pub reason: Option<String>,
+}
+
+/// A pod as the agent sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PodStatus {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+    /// Addresses.
+    pub ips: Vec<String>,
+    /// `meshed`, `pending`, `not-meshed` or `refused`.
+    pub state: String,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// `pod default/x`, `file foo.yaml`, `link istioin`.
+    pub object: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl Status {
+    /// All changes made to the kernel.
+    #[must_use]
+    pub fn total_writes(&self) -> u64 {
+        self.writes.get("total").copied().unwrap_or_default()
+    }
+
+    /// All changes that repaired drift.
+    #[must_use]
+    pub fn total_repairs(&self) -> u64 {
+        self.repairs.get("total").copied().unwrap_or_default()
+    }
+
+    /// The pod called `name`.
+    #[must_use]
+    pub fn pod(&self, name: &str) -> Option<&PodStatus> {
+        self.pods.iter().find(|pod| pod.name == name)
+    }
+
+    /// Whether the pod called `name` is meshed.
+    #[must_use]
+    pub fn meshed(&self, name: &str) -> bool {
+        self.pod(name).is_some_and(|pod| pod.state == "meshed")
+    }
+
+    /// Whether the pod called `name` is `proxy`, and everything is in place.
+    #[must_use]
+    pub fn proxied_by(&self, name: &str) -> bool {
+        self.settled && self.proxy.state == "programmed" && self.proxy.name.as_deref() == Some(name)
+    }
+
+    /// Whether a problem or a pod's reason mentions both words.
+    #[must_use]
+    pub fn complains(&self, object: &str, about: &str) -> bool {
+        let problems = self.problems.iter().map(|problem| (problem.object.clone(), problem.message.clone()));
+        let pods = self.pods.iter().filter(|pod| pod.state != "meshed" && pod.state != "not-meshed");
+        let reasons =
+            pods.map(|pod| (format!("{}/{}", pod.namespace, pod.name), pod.reason.clone().unwrap_or_default()));
+        let proxy = (self.proxy.name.clone().unwrap_or_default(), self.proxy.reason.clone().unwrap_or_default());
+        problems.chain(reasons).chain([proxy]).any(|(name, text)| {
+            format!("{name}: {text}").contains(object) && text.to_lowercase().contains(&about.to_lowercase())
+        })
+    }
+}

@@ -1,0 +1,142 @@
+//! Bad input: what it is about is named in status, and everything else keeps working.
+#![allow(unused_crate_dependencies, reason = "they are the library's")]
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use redirect_lab::command::Cmd;
+use redirect_lab::demo::ZTUNNEL;
+use redirect_lab::harness::{Checks, settled};
+use redirect_lab::lab::Lab;
+use redirect_lab::layout::{MESH_NAMESPACE, NODE_IP, NODE_SECOND_IP, PLAIN_NAMESPACE, PROXY_NAMESPACE};
+use redirect_lab::pod::Pod;
+use redirect_lab::status::Status;
+use redirect_lab::table;
+
+const NOTICE: Duration = Duration::from_secs(30);
+
+#[test]
+fn it_is_named_and_everything_else_works() -> Result<()> {
+    let (mut lab, _) = settled("bad")?;
+    let mut checks = Checks::default();
+    checks.check("an unreadable file", || {
+        lab.manifests().write("broken.yaml", "kind: Pod\nmetadata: {name: [\n")?;
+        complains(&lab, "broken.yaml", "")?;
+        works(&lab)?;
+        lab.manifests().remove("broken.yaml")?;
+        lab.wait_until(NOTICE, "without the problem", |status| !status.complains("broken.yaml", "")).map(drop)
+    });
+    checks.check("a pod without an address", || {
+        with(&lab, &manifest("no-ip", &[])?, || {
+            complains(&lab, "no-ip", "ip")?;
+            let status = lab.status()?;
+            let state = status.pod("no-ip").map(|pod| pod.state.clone());
+            ensure!(state.as_deref() == Some("pending"), "its state is {state:?}");
+            Ok(())
+        })
+    });
+    checks.check("a pod on the host's network", || {
+        let mut pod = manifest("host-pod", &[NODE_IP.into()])?;
+        pod.host_network = true;
+        with(&lab, &pod, || {
+            lab.wait_until(NOTICE, "aware of host-pod", |status| is(status, "host-pod", "not-meshed"))?;
+            nowhere(&lab, &NODE_IP.to_string())
+        })
+    });
+    for address in [NODE_IP, NODE_SECOND_IP] {
+        checks.check(&format!("a pod with the node's address {address}"), || {
+            with(&lab, &manifest("thief", &[address.into()])?, || {
+                lab.wait_until(NOTICE, "refusing thief", |status| is(status, "thief", "refused"))?;
+                complains(&lab, "thief", &address.to_string())?;
+                nowhere(&lab, &address.to_string())
+            })
+        });
+    }
+    checks.check("an older pod with the address of another", || {
+        let address = lab.pod("app-b")?.ip()?;
+        let mut pod = manifest("twin", &[address.into()])?;
+        pod.created -= 1000;
+        with(&lab, &pod, || {
+            complains(&lab, "twin", &address.to_string())?;
+            ensure!(lab.status()?.meshed("app-b"), "app-b lost its address");
+            Ok(())
+        })
+    });
+    checks.check("a newer pod with the address of another", || {
+        let address = lab.pod("app-b")?.ip()?;
+        let mut pod = manifest("twin", &[address.into()])?;
+        pod.created += 1000;
+        // Whose address it is cannot be told; that there are two must be, and that it is in the mesh does not change.
+        with(&lab, &pod, || complains(&lab, "twin", &address.to_string()))
+    });
+    checks.check("a finished pod with the address of another", || {
+        let mut pod = manifest("finished", &[lab.pod("app-b")?.ip()?.into()])?;
+        pod.phase = "Succeeded".to_owned();
+        with(&lab, &pod, || {
+            lab.wait_until(NOTICE, "aware of finished", |status| is(status, "finished", "not-meshed"))?;
+            ensure!(lab.status()?.meshed("app-b"), "app-b lost its address");
+            Ok(())
+        })
+    });
+    checks.check("a newer ztunnel that is nowhere to be found", || {
+        let mut pod = Pod::proxy(PROXY_NAMESPACE, "ztunnel-ghost")?;
+        pod.ips = vec![IpAddr::from([10, 244, 1, 250])];
+        with(&lab, &pod, || complains(&lab, "ztunnel-ghost", ""))
+    });
+    checks.check("a ztunnel in a namespace that is not the configured one", || impostor(&mut lab));
+    checks.finish()
+}
+
+/// A real pod with a real proxy and the right label, in the wrong namespace.
+fn impostor(lab: &mut Lab) -> Result<()> {
+    lab.add_pod(Pod::proxy(PLAIN_NAMESPACE, "impostor")?)?;
+    lab.wait_until(NOTICE, "aware of the impostor", |status| status.settled && status.pod("impostor").is_some())?;
+    let named = lab.status()?.proxy.name;
+    ensure!(named.as_deref() == Some(ZTUNNEL), "ztunnel is now {named:?}");
+    works(lab)?;
+    let seen = redirect_lab::proxy::read(&lab.proxy_log("impostor"), 0)?.0;
+    ensure!(seen.is_empty(), "the impostor saw {seen:?}");
+    lab.remove_pod("impostor")
+}
+
+/// A pod of the mesh that exists only on paper.
+fn manifest(name: &str, ips: &[IpAddr]) -> Result<Pod> {
+    let mut pod = Pod::app(MESH_NAMESPACE, name)?;
+    pod.ips = ips.to_vec();
+    Ok(pod)
+}
+
+/// Shows `pod` to the agent, makes `check`, sees that the rest works, and takes it away.
+fn with(lab: &Lab, pod: &Pod, check: impl FnOnce() -> Result<()>) -> Result<()> {
+    lab.manifests().put_pod(pod)?;
+    let outcome = check().and_then(|()| works(lab));
+    lab.manifests().remove_pod(pod)?;
+    let recovered = |status: &Status| status.settled && !status.complains(&pod.name, "");
+    outcome.and(lab.wait_until(NOTICE, "without the problem", recovered).map(drop))
+}
+
+fn complains(lab: &Lab, object: &str, about: &str) -> Result<()> {
+    let what = format!("complaining about {object} ({about})");
+    lab.wait_until(NOTICE, &what, |status| status.complains(object, about)).map(drop)
+}
+
+fn is(status: &Status, pod: &str, state: &str) -> bool {
+    status.pod(pod).is_some_and(|pod| pod.state == state)
+}
+
+fn works(lab: &Lab) -> Result<()> {
+    let rows = table::run(lab, ZTUNNEL)?;
+    ensure!(rows.iter().all(|row| row.wrong.is_empty()), "{}", table::render(&rows));
+    Ok(())
+}
+
+/// The address is neither in the set nor in table 100.
+fn nowhere(lab: &Lab, address: &str) -> Result<()> {
+    for command in ["ipset list ztunnel-pods-ips", "ip route show table 100"] {
+        let text = Cmd::line(command).netns(&lab.node()).run()?;
+        let found = text.lines().any(|line| line.split_whitespace().next() == Some(address));
+        ensure!(!found, "{command} shows {address}:\n{text}");
+    }
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! Whatever single thing of the datapath someone removes, on the node or inside ztunnel's netns, comes back.
+#![allow(unused_crate_dependencies, reason = "they are the library's")]
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use redirect_lab::demo::{SETTLE, ZTUNNEL};
+use redirect_lab::drift::{Removal, removals, sections};
+use redirect_lab::harness::{Checks, eventually, is_settled, options, watchful};
+use redirect_lab::lab::{Lab, ScopedLab};
+use redirect_lab::netns::Netns;
+use redirect_lab::snapshot::Snapshot;
+use redirect_lab::table;
+
+/// Long for the agent's one second, short for a person who waits: emulated processors are slow.
+const REPAIR: Duration = Duration::from_secs(20);
+
+#[test]
+fn any_single_thing_comes_back() -> Result<()> {
+    let mut lab = ScopedLab::up(options("drift")?)?;
+    let places = [lab.node(), lab.pod_netns(ZTUNNEL)];
+    let before = shapes(&lab, &places)?;
+    lab.start_agent(&watchful())?;
+    lab.wait_until(SETTLE, "settled", is_settled)?;
+    let golden = shapes(&lab, &places)?;
+
+    let mut checks = Checks::default();
+    for ((netns, before), golden) in places.iter().zip(&before).zip(&golden) {
+        let all = removals(before, golden, lab.options().backend);
+        println!("{} things in {}", all.len(), netns.name());
+        checks.check(&format!("{} holds things of the agent", netns.name()), || {
+            ensure!(all.len() > 10, "found only {all:#?}");
+            Ok(())
+        });
+        for removal in all {
+            checks.check(&format!("{}: {}", netns.name(), removal.what), || comes_back(&lab, netns, golden, &removal));
+        }
+    }
+    checks.check("a removal shows in another netns neither", || {
+        ensure!(shapes(&lab, &places)? == golden, "not as it was");
+        Ok(())
+    });
+    let wrong = table::run(&lab, ZTUNNEL)?.into_iter().flat_map(|row| row.wrong).collect::<Vec<_>>();
+    checks.nothing_wrong("the table, after all of it", &wrong);
+    checks.finish()
+}
+
+fn comes_back(lab: &Lab, netns: &Netns, golden: &Snapshot, removal: &Removal) -> Result<()> {
+    let repairs = lab.status()?.total_repairs();
+    removal.apply(netns)?;
+    eventually(REPAIR, || {
+        let difference = golden.diff(&shape(lab, netns)?).unwrap_or_default();
+        ensure!(difference.is_empty(), "{difference}");
+        Ok(())
+    })?;
+    let counted = |status: &redirect_lab::status::Status| status.settled && status.total_repairs() > repairs;
+    lab.wait_until(REPAIR, "settled with a repair more", counted).map(drop)
+}
+
+fn shapes(lab: &Lab, places: &[Netns]) -> Result<Vec<Snapshot>> {
+    places.iter().map(|netns| shape(lab, netns)).collect()
+}
+
+fn shape(lab: &Lab, netns: &Netns) -> Result<Snapshot> {
+    Snapshot::shape(netns, &sections(lab.options().backend))
+}

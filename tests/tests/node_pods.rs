@@ -1,0 +1,214 @@
+//! Pods come, change and go, labels toggle, ztunnel is replaced: each is followed with few writes, and connections that
+//! have nothing to do with it go on.
+#![allow(unused_crate_dependencies, reason = "they are the library's")]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use redirect_lab::client::Session;
+use redirect_lab::command::Cmd;
+use redirect_lab::demo::ZTUNNEL;
+use redirect_lab::harness::{Checks, settled};
+use redirect_lab::lab::Lab;
+use redirect_lab::layout::{MESH_NAMESPACE, PLAIN_NAMESPACE, PROXY_NAMESPACE};
+use redirect_lab::pod::Pod;
+use redirect_lab::status::Status;
+use redirect_lab::table::{self, CASES, Case, Expect};
+
+const FOLLOW: Duration = Duration::from_secs(30);
+const MODE: &str = "istio.io/dataplane-mode";
+
+#[test]
+fn pods_come_change_and_go() -> Result<()> {
+    let (mut lab, _) = settled("pods")?;
+    let mut others = Others::connect(&lab)?;
+    let mut checks = Checks::default();
+    checks.check("a pod comes", || {
+        let status = follow(&mut lab, "app-c meshed", add_app_c, |status| status.meshed("app-c"), ONE_POD)?;
+        ensure!(status.pods.len() > 4, "status forgets pods");
+        proxied(&lab, "app-c", true)
+    });
+    checks.check("others go on", || others.echo());
+    checks.check("its address changes", || {
+        let old = lab.pod("app-c")?.ip()?;
+        let change = |lab: &mut Lab| {
+            // Takes the address that app-c gives up, so that app-c must get another one.
+            lab.restart_pod("app-c")
+        };
+        follow(
+            &mut lab,
+            "app-c meshed with another address",
+            change,
+            |status| is_new(status, &old.to_string()),
+            TWO_PODS,
+        )?;
+        ensure!(!members(&lab)?.contains(&old.to_string()), "{old} is still in the set");
+        proxied(&lab, "app-c", true)
+    });
+    checks.check("others go on", || others.echo());
+    for (turn, mode) in ["none", "ambient", "none", "ambient"].into_iter().enumerate() {
+        checks.check(&format!("its label turns to {mode} ({turn})"), || {
+            let meshed = mode == "ambient";
+            let change = |lab: &mut Lab| lab.label_pod("app-c", MODE, Some(mode));
+            follow(&mut lab, mode, change, |status| status.meshed("app-c") == meshed, ONE_POD)?;
+            proxied(&lab, "app-c", meshed)
+        });
+    }
+    checks.check("ten turns in a row end with the last", || {
+        for turn in 0..10 {
+            lab.label_pod("app-c", MODE, Some(if turn % 2 == 0 { "none" } else { "ambient" }))?;
+        }
+        lab.wait_until(FOLLOW, "app-c meshed", |status| status.settled && status.meshed("app-c"))?;
+        proxied(&lab, "app-c", true)
+    });
+    checks.check("a finished pod is not meshed", || {
+        let change = |lab: &mut Lab| lab.change_pod("app-c", |pod| pod.phase = "Succeeded".to_owned());
+        follow(&mut lab, "app-c not meshed", change, |status| !status.meshed("app-c"), ONE_POD)?;
+        let ip = lab.pod("app-c")?.ip()?.to_string();
+        ensure!(!members(&lab)?.contains(&ip), "{ip} is still in the set");
+        Ok(())
+    });
+    checks.check("a pod goes", || {
+        lab.change_pod("app-c", |pod| pod.phase = "Running".to_owned())?;
+        lab.wait_until(FOLLOW, "app-c meshed", |status| status.settled && status.meshed("app-c"))?;
+        let gone = |status: &Status| status.pod("app-c").is_none();
+        follow(&mut lab, "app-c gone", |lab| lab.remove_pod("app-c"), gone, ONE_POD)?;
+        let expected =
+            ["app-a", "app-b"].iter().map(|name| Ok(lab.pod(name)?.ip()?.to_string())).collect::<Result<_>>()?;
+        ensure!(members(&lab)? == expected, "the set holds {:?}, not {expected:?}", members(&lab)?);
+        Ok(())
+    });
+    checks.check("others go on", || others.echo());
+    checks.check("a namespace joins", || {
+        let join = |lab: &mut Lab| lab.label_namespace(PLAIN_NAMESPACE, MODE, Some("ambient"));
+        let both = |status: &Status| status.meshed("plain") && status.meshed("plain-b");
+        follow(&mut lab, "plain and plain-b meshed", join, both, TWO_PODS)?;
+        proxied(&lab, "plain", true)
+    });
+    checks.check("a namespace leaves", || {
+        let leave = |lab: &mut Lab| lab.label_namespace(PLAIN_NAMESPACE, MODE, None);
+        let neither = |status: &Status| !status.meshed("plain") && !status.meshed("plain-b");
+        follow(&mut lab, "plain and plain-b not meshed", leave, neither, TWO_PODS)?;
+        proxied(&lab, "plain", false)
+    });
+    checks.finish()
+}
+
+#[test]
+fn ztunnel_is_replaced() -> Result<()> {
+    let (mut lab, _) = settled("rollout")?;
+    let mut others = Others::connect(&lab)?;
+    let mut checks = Checks::default();
+    checks.check("a new ztunnel takes over from one that still runs", || {
+        let come = |lab: &mut Lab| lab.add_pod(Pod::proxy(PROXY_NAMESPACE, "ztunnel-2")?).map(drop);
+        follow(&mut lab, "ztunnel-2 programmed", come, |status| status.proxied_by("ztunnel-2"), NEW_ZTUNNEL)?;
+        table_is_right(&lab, "ztunnel-2")
+    });
+    checks.check("others go on", || others.direct.iter_mut().try_for_each(Session::echo));
+    checks.check("the old one goes, and nothing changes", || {
+        let settled = |status: &Status| status.proxied_by("ztunnel-2");
+        follow(&mut lab, "ztunnel gone", |lab| lab.remove_pod(ZTUNNEL), settled, NOTHING)?;
+        table_is_right(&lab, "ztunnel-2")
+    });
+    checks.check("ztunnel-2 dies and ztunnel-3 comes later", || {
+        lab.remove_pod("ztunnel-2")?;
+        lab.wait_until(FOLLOW, "without a proxy", |status| status.proxy.state != "programmed")?;
+        let row = table::run_case(&lab, ZTUNNEL, escape())?;
+        ensure!(row.seen.is_err(), "app-a reached the remote server unproxied: {:?}", row.seen);
+        lab.add_pod(Pod::proxy(PROXY_NAMESPACE, "ztunnel-3")?)?;
+        lab.wait_until(FOLLOW, "ztunnel-3 programmed", |status| status.proxied_by("ztunnel-3"))?;
+        table_is_right(&lab, "ztunnel-3")
+    });
+    checks.check("others still go on", || others.direct.iter_mut().try_for_each(Session::echo));
+    checks.finish()
+}
+
+/// Connections between places that no step touches.
+struct Others {
+    proxied: Vec<Session>,
+    direct: Vec<Session>,
+}
+
+impl Others {
+    fn connect(lab: &Lab) -> Result<Self> {
+        let open = |(from, to): (&str, &str)| Session::open(&lab.place(from)?, lab.target(to)?, None);
+        let proxied = [("app-a", "remote"), ("app-a", "app-b"), ("remote", "app-b"), ("app-b", "svc-remote")];
+        // Between unmeshed pods a connection would change hands when their namespace joins.
+        let direct = [("remote", "plain"), ("node", "app-a"), ("node", "plain")];
+        Ok(Self {
+            proxied: proxied.into_iter().map(open).collect::<Result<_>>()?,
+            direct: direct.into_iter().map(open).collect::<Result<_>>()?,
+        })
+    }
+
+    fn echo(&mut self) -> Result<()> {
+        self.proxied.iter_mut().chain(&mut self.direct).try_for_each(Session::echo)
+    }
+}
+
+/// How many writes of each kind a step may make; kinds that are not named may not be written at all.
+type Budget = &'static [(&'static str, u64)];
+
+const NOTHING: Budget = &[];
+/// One pod: its set entry, its route in table 100, what its host veth needs, and the bridge guard if there is one.
+const ONE_POD: Budget = &[("set", 1), ("route", 1), ("sysctl", 2), ("guard", 1)];
+const TWO_PODS: Budget = &[("set", 2), ("route", 2), ("sysctl", 4), ("guard", 2)];
+/// What names ztunnel's address or veth: remotes of both links, routes, chains; and all inside its netns.
+const NEW_ZTUNNEL: Budget =
+    &[("link", 8), ("address", 4), ("route", 20), ("rule", 2), ("sysctl", 16), ("chain", 8), ("guard", 1)];
+
+/// Makes a change, waits until it is followed, and counts the writes.
+fn follow(
+    lab: &mut Lab,
+    what: &str,
+    change: impl FnOnce(&mut Lab) -> Result<()>,
+    done: impl Fn(&Status) -> bool,
+    budget: Budget,
+) -> Result<Status> {
+    let before = lab.status()?;
+    change(lab)?;
+    let after = lab.wait_until(FOLLOW, what, |status| status.settled && done(status))?;
+    for (kind, count) in after.writes.iter().filter(|(kind, _)| *kind != "total") {
+        let written = count - before.writes.get(kind).copied().unwrap_or_default();
+        let allowed = budget.iter().find(|(name, _)| name == kind).map_or(0, |(_, allowed)| *allowed);
+        ensure!(written <= allowed, "{written} writes of kind {kind}, {allowed} allowed");
+    }
+    Ok(after)
+}
+
+fn add_app_c(lab: &mut Lab) -> Result<()> {
+    lab.add_pod(Pod::app(MESH_NAMESPACE, "app-c")?).map(drop)
+}
+
+fn is_new(status: &Status, old: &str) -> bool {
+    status.meshed("app-c") && status.pod("app-c").is_some_and(|pod| !pod.ips.iter().any(|ip| ip == old))
+}
+
+fn members(lab: &Lab) -> Result<BTreeSet<String>> {
+    let text = Cmd::line("ipset list ztunnel-pods-ips").netns(&lab.node()).run()?;
+    let (_, members) = text.split_once("Members:\n").context("no members")?;
+    Ok(members.lines().map(str::to_owned).collect())
+}
+
+/// Whether connections of and to `pod` are proxied, or not at all.
+fn proxied(lab: &Lab, pod: &'static str, meshed: bool) -> Result<()> {
+    let [out, into] = if meshed { [Expect::Outbound, Expect::Inbound(15006, pod)] } else { [Expect::Nothing; 2] };
+    let outbound = Case { name: "outbound", from: pod, source: None, to: "remote", server: "remote", proxy: out };
+    let inbound = Case { name: "inbound", from: "remote", source: None, to: pod, server: pod, proxy: into };
+    for case in [outbound, inbound] {
+        let wrong = table::run_case(lab, ZTUNNEL, case)?.wrong;
+        ensure!(wrong.is_empty(), "{pod} {}: {}", case.name, wrong.join("; "));
+    }
+    Ok(())
+}
+
+fn escape() -> Case {
+    CASES[0]
+}
+
+fn table_is_right(lab: &Lab, proxy: &str) -> Result<()> {
+    let rows = table::run(lab, proxy)?;
+    ensure!(rows.iter().all(|row| row.wrong.is_empty()), "{}", table::render(&rows));
+    Ok(())
+}
