@@ -1,1 +1,71 @@
-fn main() {}
+//! `cargo xtask`: everything a person runs. Setting the machine up, building, the demo, the tests, and guests to play in.
+
+mod cpio;
+mod demo;
+mod deny;
+mod ebpf;
+mod guest;
+mod kernels;
+mod lock;
+mod packages;
+mod process;
+mod programs;
+mod progress;
+mod setup;
+mod test;
+mod vm;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about, version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Installs what is missing: Debian packages, bpf-linker, cargo-deny, the guests' kernels
+    Setup,
+    /// Builds the BPF object
+    BuildEbpf,
+    /// Shows redirection happening on a node made of network namespaces
+    Demo(demo::Arguments),
+    /// Runs the tests; the last line is how many passed, failed and were skipped
+    Test(test::Arguments),
+    /// Boots a guest with everything built on its PATH and runs a command in it
+    Vm(vm::Arguments),
+}
+
+fn main() -> ExitCode {
+    progress::start();
+    match run(Arguments::parse().command) {
+        Ok(status) => status,
+        Err(error) => {
+            progress::say(format!("failed: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    match command {
+        Command::Setup => setup::run(&workspace)?,
+        Command::BuildEbpf => {
+            let object = ebpf::build(&workspace)?;
+            println!("{}", object.display());
+        }
+        Command::Demo(arguments) => return demo::run(&workspace, &arguments),
+        Command::Test(arguments) => return test::run(&workspace, &arguments),
+        Command::Vm(arguments) => return vm::run(&workspace, arguments),
+    }
+    Ok(ExitCode::SUCCESS)
+}

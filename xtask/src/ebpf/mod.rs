@@ -1,0 +1,68 @@
+//! Builds the BPF object: `redirect-ebpf/`, a workspace of its own, for the kernel's virtual machine.
+
+mod linker;
+mod toolchain;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use self::toolchain::Toolchain;
+use crate::workspace::Workspace;
+use crate::{process, progress};
+
+const PACKAGE: &str = "redirect-ebpf";
+const TARGET: &str = if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
+
+/// Installs what [`build`] needs and the machine lacks.
+pub(crate) fn prepare(workspace: &Workspace) -> Result<()> {
+    find_or_install(workspace).map(drop)
+}
+
+/// Builds it and returns where it is.
+pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
+    let (toolchain, linker) = find_or_install(workspace)?;
+    progress::say(format!("building the BPF object with {toolchain}"));
+    let built = workspace.cache("ebpf")?;
+    let mut command = toolchain.cargo();
+    command.current_dir(workspace.root().join(PACKAGE)).args(["build", "--quiet", "--release", "-Z", "build-std=core"]);
+    command.args(["--target", TARGET]).arg("--target-dir").arg(&built);
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags(&linker).join("\u{1f}"));
+    process::run(&mut command)?;
+    let object = workspace.cache("bpf")?.join(format!("{PACKAGE}.o"));
+    fs::copy(built.join(TARGET).join("release").join(PACKAGE), &object).context("copy the BPF object")?;
+    Ok(object)
+}
+
+fn find_or_install(workspace: &Workspace) -> Result<(Toolchain, PathBuf)> {
+    if let Some(nightly) = Toolchain::nightly()
+        && let Some(linker) = linker::on_path()
+    {
+        return Ok((nightly, linker));
+    }
+    let Some(debian) = Toolchain::debian()? else {
+        bail!("no toolchain for BPF: neither a rustup nightly with rust-src, and bpf-linker, nor Debian's rustc-web");
+    };
+    Ok((debian, linker::install(workspace)?))
+}
+
+fn flags(linker: &std::path::Path) -> [String; 4] {
+    let linker = format!("-Clinker={}", linker.display());
+    // aya reads the calling convention of the machine's kernel from this.
+    let arch = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
+    [linker, arch, "-Cdebuginfo=2".to_owned(), "-Clink-arg=--btf".to_owned()]
+}
+
+/// A cargo or rustc that has nothing of the one that runs us.
+fn other(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO") && text != "CARGO_HOME" || text.starts_with("RUST") && text != "RUSTUP_HOME" {
+            command.env_remove(&name);
+        }
+    }
+    command
+}

@@ -1,0 +1,90 @@
+//! Guests: a kernel, the host's tools and our programs in a virtual machine without a disk, for the time of one command.
+//!
+//! [`Guest`] says what is wanted; [`Guest::run`] boots it and watches over it. The other end is the package `redirect-init`.
+
+mod initramfs;
+mod libraries;
+mod qemu;
+mod run;
+mod tools;
+mod tree;
+mod watch;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::kernels::Kernel;
+use crate::programs::Programs;
+use crate::workspace::Workspace;
+
+/// What a guest is to be like.
+#[derive(Clone, Debug)]
+pub(crate) struct Guest {
+    kernel: Kernel,
+    programs: Programs,
+    /// A script for bash.
+    command: String,
+    copies: Vec<PathBuf>,
+    cpus: u8,
+    memory_mb: u32,
+    deadline: Duration,
+    name: String,
+}
+
+/// How a command in a guest ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    /// The command's exit status.
+    pub(crate) status: i32,
+    /// From the start until the command was started.
+    pub(crate) boot: Duration,
+    /// From the start until the end.
+    pub(crate) total: Duration,
+}
+
+impl Guest {
+    /// A guest that runs a bash script.
+    pub(crate) fn new(kernel: Kernel, programs: Programs, command: impl Into<String>) -> Self {
+        let name = format!("guest-{}-{}", kernel.series.name, std::process::id());
+        let deadline = Duration::from_mins(15);
+        Self { kernel, programs, command: command.into(), copies: Vec::new(), cpus: 2, memory_mb: 1024, deadline, name }
+    }
+
+    /// Puts files below `/copy`.
+    pub(crate) fn copy(mut self, paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.copies.extend(paths);
+        self
+    }
+
+    /// How many processors it has.
+    pub(crate) fn cpus(mut self, cpus: u8) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// How much memory it has, its files included.
+    pub(crate) fn memory_mb(mut self, memory_mb: u32) -> Self {
+        self.memory_mb = memory_mb;
+        self
+    }
+
+    /// When it is killed, counted from its start.
+    pub(crate) fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// What its kernel's log is called.
+    pub(crate) fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Boots it, passes on what the command writes as it comes, and waits for the end. An error means that the command
+    /// did not come to its end.
+    pub(crate) fn run(&self, workspace: &Workspace, output: &mut dyn FnMut(&[u8])) -> Result<Outcome> {
+        run::run(self, workspace, output)
+    }
+}

@@ -1,0 +1,34 @@
+//! The command line of QEMU.
+//!
+//! The machine is emulated, not virtualised: `/dev/kvm` is often not there, and where it is it does not always run stock
+//! kernels. What takes 12 s so takes 12 s everywhere.
+
+use std::path::Path;
+use std::process::Command;
+
+use redirect_init::places::PORT;
+
+use super::Guest;
+
+/// For the kernel. `panic=-1` with `-no-reboot` ends the machine on a panic. Emulated processors can stand still for long on a
+/// busy host: the watchdog and RCU get more patience than they have by default. What costs time and protects nothing in a
+/// guest is off.
+const KERNEL_COMMAND_LINE: &str = "console=ttyS0 loglevel=6 panic=-1 watchdog_thresh=30 \
+    rcupdate.rcu_cpu_stall_timeout=300 mitigations=off init_on_alloc=0 audit=0";
+
+/// QEMU with the kernel's console on its standard input (a socket) and the port to `redirect-init` on its standard output
+/// (another): inherited like this, nobody else can hold them open.
+pub(super) fn command(guest: &Guest, initramfs: &Path) -> Command {
+    // QEMU must not outlive us, however we end.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]);
+    command.args(["-smp", &guest.cpus.to_string(), "-m", &format!("{}M", guest.memory_mb)]);
+    command.arg("-kernel").arg(&guest.kernel.image).arg("-initrd").arg(initramfs);
+    command.args(["-append", KERNEL_COMMAND_LINE]);
+    command.args(["-chardev", "socket,id=console,fd=0", "-serial", "chardev:console"]);
+    command.args(["-chardev", "socket,id=port,fd=1", "-device", "virtio-serial-pci"]);
+    command.args(["-device", &format!("virtserialport,chardev=port,nr={PORT}")]);
+    command
+}

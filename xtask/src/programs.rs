@@ -1,0 +1,115 @@
+//! Builds the workspace's own programs, once for the host and the guests: they run the same files.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+use crate::workspace::Workspace;
+use crate::{ebpf, progress};
+
+/// Quick to build, and not slow in an emulated machine. See `[profile.lab]` in the workspace's `Cargo.toml`.
+pub(crate) const PROFILE: &str = "lab";
+const INIT: &str = "redirect-init";
+const TOOLS: [&str; 2] = ["redirect-agent", "redirect-lab"];
+
+/// Where the programs are.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    /// A guest's first process.
+    pub(crate) init: PathBuf,
+    /// What is put on the PATH.
+    pub(crate) tools: Vec<PathBuf>,
+    /// What the kernel runs.
+    pub(crate) bpf_object: PathBuf,
+}
+
+/// Something that cargo built.
+#[derive(Clone, Debug)]
+pub(crate) struct Artifact {
+    /// Name of the target.
+    pub(crate) name: String,
+    /// Where it is.
+    pub(crate) executable: PathBuf,
+    /// Whether it is a test program of its own, and not the tests of a library or program.
+    pub(crate) is_integration_test: bool,
+}
+
+/// Builds them all.
+pub(crate) fn build(workspace: &Workspace) -> Result<Programs> {
+    progress::say("building the programs");
+    let mut command = workspace.cargo();
+    command.args(["build", "--profile", PROFILE, "--bins", "--package", INIT]);
+    for tool in TOOLS {
+        command.args(["--package", tool]);
+    }
+    let artifacts = artifacts(&mut command)?;
+    let find = |name: &str| {
+        let found = artifacts.iter().find(|artifact| artifact.name == name);
+        found.map(|artifact| artifact.executable.clone()).with_context(|| format!("cargo built no program {name}"))
+    };
+    let tools = artifacts.iter().filter(|artifact| artifact.name != INIT);
+    let tools: Vec<PathBuf> = tools.map(|artifact| artifact.executable.clone()).collect();
+    for tool in TOOLS {
+        find(tool)?;
+    }
+    Ok(Programs { init: find(INIT)?, tools, bpf_object: ebpf::build(workspace)? })
+}
+
+/// One line of what cargo says with `--message-format=json`.
+#[derive(Deserialize)]
+struct Message {
+    target: Option<Target>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+/// Runs a cargo command that builds, and returns the programs that it built or found built.
+pub(crate) fn artifacts(command: &mut Command) -> Result<Vec<Artifact>> {
+    command
+        .args(["--quiet", "--message-format", "json-render-diagnostics"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
+    let output = command.output().context("start cargo")?;
+    ensure!(output.status.success(), "cargo failed: {}", output.status);
+    let text = String::from_utf8(output.stdout).context("cargo did not write UTF-8")?;
+    parse(&text)
+}
+
+fn parse(text: &str) -> Result<Vec<Artifact>> {
+    let mut artifacts = Vec::new();
+    for line in text.lines().filter(|line| line.starts_with('{')) {
+        let message: Message = serde_json::from_str(line).with_context(|| format!("read what cargo says: {line}"))?;
+        match (message.target, message.executable) {
+            (Some(target), Some(executable)) => {
+                let is_integration_test = target.kind.iter().any(|kind| kind == "test");
+                artifacts.push(Artifact { name: target.name, executable, is_integration_test });
+            }
+            (None, Some(executable)) => bail!("cargo built {} for no target", executable.display()),
+            _ => {}
+        }
+    }
+    Ok(artifacts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_programs_are_taken() {
+        let text = "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"a\",\"kind\":[\"lib\"]},\"executable\":null}\n\
+            {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"b\",\"kind\":[\"test\"]},\"executable\":\"/x/b\"}\n\
+            {\"reason\":\"build-finished\",\"success\":true}\n";
+        let artifacts = parse(text).unwrap();
+        assert_eq!(artifacts.len(), 1);
+        assert_eq!((artifacts[0].name.as_str(), artifacts[0].executable.as_path()), ("b", "/x/b".as_ref()));
+        assert!(artifacts[0].is_integration_test);
+    }
+}

@@ -1,0 +1,20 @@
+//! Installs what the machine lacks. Everything here can be repeated, and then only looks.
+
+use anyhow::Result;
+
+use crate::kernels::{Kernel, MATRIX};
+use crate::workspace::Workspace;
+use crate::{deny, ebpf, packages, progress};
+
+/// Everything that any command needs.
+pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    packages::install(packages::BASE)?;
+    ebpf::prepare(workspace)?;
+    deny::prepare(workspace)?;
+    for series in MATRIX {
+        let kernel = Kernel::get(workspace, series)?;
+        progress::say(format!("kernel {}: {}", series.name, kernel.release));
+    }
+    progress::say("everything is there");
+    Ok(())
+}

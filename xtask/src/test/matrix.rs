@@ -1,0 +1,140 @@
+//! Suites in guests: each kernel boots once and runs them all. As many guests at a time as the host has processors, each
+//! with a log of its own.
+
+use std::fs::File;
+use std::io::Write;
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::batch::{Ended, Splitter, script};
+use super::suites::Suite;
+use super::totals::Totals;
+use crate::guest::Guest;
+use crate::kernels::{Kernel, Series};
+use crate::process::tail;
+use crate::programs::Programs;
+use crate::progress;
+use crate::workspace::Workspace;
+
+/// Processors of each guest. Guests share the host's, and an emulated processor that waits for another one that is not
+/// running costs a third of all time.
+const CPUS: u8 = 1;
+/// For one kernel with all suites. The whole matrix has to be done in less than three of these.
+const DEADLINE: Duration = Duration::from_mins(25);
+/// How much of a failed suite's output is shown; the log has the rest.
+const SHOWN_LINES: usize = 120;
+
+/// Runs all suites on each kernel.
+pub(super) fn run(workspace: &Workspace, programs: &Programs, series: &[Series], suites: &[Suite]) -> Result<Totals> {
+    let kernels = series.iter().map(|series| Kernel::get(workspace, *series)).collect::<Result<Vec<_>>>()?;
+    let next = AtomicUsize::new(0);
+    let at_a_time = thread::available_parallelism().map_or(1, NonZero::get).min(kernels.len());
+    let worker = || {
+        let mut totals = Totals::default();
+        while let Some(kernel) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
+            totals += one_kernel(workspace, kernel, programs, suites);
+        }
+        totals
+    };
+    let parts: Vec<Totals> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_a_time).map(|_| scope.spawn(worker)).collect();
+        // A worker that panicked has counted nothing: that must not look like success.
+        workers.into_iter().map(|worker| worker.join().unwrap_or(Totals::one(false))).collect()
+    });
+    Ok(parts.into_iter().sum())
+}
+
+fn one_kernel(workspace: &Workspace, kernel: &Kernel, programs: &Programs, suites: &[Suite]) -> Totals {
+    let name = kernel.series.name;
+    let mut run = match Run::new(workspace, name, suites) {
+        Ok(run) => run,
+        Err(error) => {
+            progress::say(format!("kernel {name}: {error:#}"));
+            return Totals::never_run(suites.len());
+        }
+    };
+    progress::say(format!(
+        "kernel {name} ({}): {} suites, log in {}",
+        kernel.release,
+        suites.len(),
+        run.log_path.display()
+    ));
+    let mut copies: Vec<PathBuf> = suites.iter().map(|suite| suite.program.clone()).collect();
+    copies.sort();
+    copies.dedup();
+    let guest = Guest::new(kernel.clone(), programs.clone(), script(suites))
+        .copy(copies)
+        .cpus(CPUS)
+        .deadline(DEADLINE)
+        .name(format!("test-{name}"));
+    let outcome = guest.run(workspace, &mut |bytes| run.take(bytes));
+    match outcome {
+        Ok(outcome) => progress::say(format!("kernel {name}: done after {:.0} s", outcome.total.as_secs_f32())),
+        Err(error) => progress::say(format!("kernel {name}: {error:#}")),
+    }
+    run.finish()
+}
+
+/// What is known of one kernel's suites.
+struct Run<'a> {
+    kernel: &'static str,
+    suites: &'a [Suite],
+    log: File,
+    log_path: PathBuf,
+    splitter: Splitter,
+    since: Instant,
+    ended: usize,
+    totals: Totals,
+}
+
+impl<'a> Run<'a> {
+    fn new(workspace: &Workspace, kernel: &'static str, suites: &'a [Suite]) -> Result<Self> {
+        let log_path = workspace.cache("vm/logs")?.join(format!("test-{kernel}.log"));
+        let log = File::create(&log_path).with_context(|| format!("create {}", log_path.display()))?;
+        let (splitter, since) = (Splitter::default(), Instant::now());
+        Ok(Self { kernel, suites, log, log_path, splitter, since, ended: 0, totals: Totals::default() })
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        // What decides is counted here; the log is for people.
+        let _ = self.log.write_all(bytes);
+        for ended in self.splitter.take(bytes) {
+            self.end(&ended);
+        }
+    }
+
+    fn end(&mut self, ended: &Ended) {
+        let seconds = self.since.elapsed().as_secs_f32();
+        self.since = Instant::now();
+        self.ended += 1;
+        self.totals += ended.totals;
+        progress::say(format!(
+            "kernel {} {}: {} in {seconds:.0} s",
+            self.kernel,
+            self.name(ended.number),
+            ended.totals
+        ));
+        if !ended.totals.are_good() {
+            progress::say(tail(&ended.output, SHOWN_LINES));
+        }
+    }
+
+    /// Suites that did not come to their end have failed.
+    fn finish(mut self) -> Totals {
+        if let Some((number, output)) = self.splitter.unfinished() {
+            let (name, output) = (self.name(number), tail(output, SHOWN_LINES));
+            progress::say(format!("kernel {} {name}: did not end\n{output}", self.kernel));
+        }
+        self.totals += Totals::never_run(self.suites.len().saturating_sub(self.ended));
+        self.totals
+    }
+
+    fn name(&self, number: usize) -> String {
+        self.suites.get(number).map(Suite::to_string).unwrap_or_default()
+    }
+}
