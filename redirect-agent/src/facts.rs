@@ -106,17 +106,7 @@ pub(crate) fn tunnel_port(node: &[Link], proxy: &[Link]) -> u16 {
 impl Facts {
     /// A node with plain links of these names and no addresses.
     pub(crate) fn for_tests(names: &[&str]) -> Self {
-        let link = |(index, name): (u32, &&str)| Link {
-            index,
-            name: (*name).into(),
-            kind: None,
-            mac: None,
-            up: true,
-            peer_index: None,
-            peer_netns: None,
-            controller: None,
-            geneve: None,
-        };
+        let link = |(index, name): (u32, &&str)| Link { index, name: (*name).into(), ..Link::default() };
         Self { links: (1..).zip(names).map(link).collect(), addresses: BTreeSet::new(), direct: Vec::new() }
     }
 }
@@ -131,12 +121,8 @@ mod tests {
             index,
             name: name.into(),
             kind: Some(kind.into()),
-            mac: None,
-            up: true,
-            peer_index: None,
-            peer_netns: None,
-            controller: None,
             geneve: geneve.map(|(vni, port)| GeneveInfo { vni: Some(vni), remote: None, port }),
+            ..Link::default()
         }
     }
 

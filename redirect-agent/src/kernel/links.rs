@@ -12,7 +12,7 @@ use super::netlink::Netlink;
 const GENEVE_DEFAULT_PORT: u16 = 6081;
 
 /// A link.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
@@ -51,17 +51,8 @@ pub(crate) fn dump(netlink: &mut Netlink) -> anyhow::Result<Vec<Link>> {
 }
 
 fn parse(message: LinkMessage) -> Option<Link> {
-    let mut link = Link {
-        index: message.header.index,
-        name: String::new(),
-        kind: None,
-        mac: None,
-        up: message.header.flags.contains(LinkFlags::Up),
-        peer_index: None,
-        peer_netns: None,
-        controller: None,
-        geneve: None,
-    };
+    let up = message.header.flags.contains(LinkFlags::Up);
+    let mut link = Link { index: message.header.index, up, ..Link::default() };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,

@@ -9,7 +9,8 @@ use crate::status::{ProxyState, ProxyStatus, Status};
 use super::Reconciler;
 
 /// The status after a run.
-pub(super) fn status(reconciler: &Reconciler, cluster: Cluster, problems: Vec<Problem>) -> Status {
+pub(super) fn status(reconciler: &Reconciler, problems: Vec<Problem>) -> Status {
+    let cluster = reconciler.cluster.clone();
     let proxy = proxy_status(reconciler, &cluster, &problems);
     let mut all = problems;
     all.extend(cluster.problems);

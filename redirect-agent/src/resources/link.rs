@@ -173,10 +173,8 @@ mod tests {
             kind: Some("geneve".into()),
             mac: Some([2, 0, 0, 0, 0, 1]),
             up: true,
-            peer_index: None,
-            peer_netns: None,
-            controller: None,
             geneve: Some(geneve),
+            ..Link::default()
         }
     }
 

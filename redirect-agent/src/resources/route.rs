@@ -288,17 +288,7 @@ mod tests {
         ["istioin", "vethz"]
             .iter()
             .zip(5..)
-            .map(|(name, index)| Link {
-                index,
-                name: (*name).into(),
-                kind: None,
-                mac: None,
-                up: true,
-                peer_index: None,
-                peer_netns: None,
-                controller: None,
-                geneve: None,
-            })
+            .map(|(name, index)| Link { index, name: (*name).into(), ..Link::default() })
             .collect()
     }
 

@@ -1,0 +1,166 @@
+//! One run: from the snapshot and the node as it is, by way of the plan, to the kernel.
+
+use std::net::Ipv4Addr;
+
+use super::apply::{self, Place, Scope, Task};
+use super::doorbell::Cause;
+use super::{Plans, Programmed, Reconciler, events};
+use crate::enrol::{self, Cluster};
+use crate::facts::{self, Facts};
+use crate::kernel::links;
+use crate::plan::{self, Inputs, Plan};
+use crate::proxy;
+use crate::resources::ledger::Ledger;
+
+impl Reconciler {
+    /// One run. `None` before the first complete snapshot: until then what stands is right.
+    pub(super) fn attempt(&mut self, cause: Cause, ledger: &mut Ledger) -> anyhow::Result<Option<Plans>> {
+        let Some(snapshot) = self.snapshots.borrow_and_update().clone() else { return Ok(None) };
+        let facts = Facts::observe(&mut self.node)?;
+        let cluster = enrol::decide(
+            &snapshot,
+            &enrol::Rules {
+                node_name: &self.config.node_name,
+                proxy_namespace: &self.config.proxy_namespace,
+                node_addresses: &facts.addresses,
+            },
+        );
+        let node_ip = self.node_ip(&cluster, &facts, ledger);
+        self.release_ended(&cluster);
+        let next = self.next_proxy(&cluster, ledger);
+        let plans = self.converge(cause, &facts, &cluster, node_ip, next, ledger)?;
+        self.clean_retired(ledger);
+        self.facts = Some(facts);
+        self.cluster = cluster;
+        Ok(Some(plans))
+    }
+
+    /// The node's address that tunnels end at: configured, else what the pods' status says, else what it was.
+    fn node_ip(&self, cluster: &Cluster, facts: &Facts, ledger: &mut Ledger) -> Option<Ipv4Addr> {
+        let ip = self.config.node_ip.or(cluster.host_ip).or(self.record.node_ip())?;
+        if facts.addresses.contains(&ip.into()) {
+            return Some(ip);
+        }
+        let message = format!("{ip} is not an address of this node; set the right one with --node-ip");
+        ledger.problem("node address", message);
+        self.record.node_ip()
+    }
+
+    /// Lets go of the namespace of a proxy whose pod is gone: holding it open would keep it, and its veth, alive.
+    fn release_ended(&mut self, cluster: &Cluster) {
+        let there = |programmed: &Programmed| cluster.pods.iter().any(|pod| pod.uid == programmed.proxy.uid);
+        self.programmed = self.programmed.take().filter(there);
+    }
+
+    /// The proxy to program now, when it is another than the one that is programmed.
+    fn next_proxy(&mut self, cluster: &Cluster, ledger: &mut Ledger) -> Option<Programmed> {
+        let pod = cluster.proxy.as_ref()?;
+        if let Some(current) = &mut self.programmed
+            && current.proxy.uid == pod.uid
+            && current.proxy.ip == pod.ip
+            && proxy::still_there(&mut self.node, &mut current.netns, &current.proxy).unwrap_or_default()
+        {
+            return None;
+        }
+        let located = proxy::locate(&mut self.node, pod).and_then(|(proxy, netns)| {
+            let events = events::watch(&netns, &self.doorbell)?;
+            Ok(Programmed { proxy, netns, _events: events })
+        });
+        match located {
+            Ok(programmed) => Some(programmed),
+            Err(error) => {
+                ledger.problem(format!("pod {}/{}", pod.namespace, pod.name), format!("{error:#}"));
+                None
+            }
+        }
+    }
+
+    /// Brings the kernel to the plan: ztunnel's side first, and the node towards a new ztunnel only when that is whole.
+    fn converge(
+        &mut self,
+        cause: Cause,
+        facts: &Facts,
+        cluster: &Cluster,
+        node_ip: Option<Ipv4Addr>,
+        next: Option<Programmed>,
+        ledger: &mut Ledger,
+    ) -> anyhow::Result<Plans> {
+        let another = next.is_some();
+        let mut candidate = next.or_else(|| self.programmed.take());
+        let present = cluster.proxy.is_some() && candidate.is_some();
+        let mut plans = Plans::default();
+        if let Some(programmed) = candidate.as_mut().filter(|_| present) {
+            let inputs = self.inputs(facts, cluster, node_ip, Some(programmed))?;
+            plans.proxy = plan::proxy(&inputs);
+            let before = ledger.problems.len();
+            let same = self.settled.as_ref().is_some_and(|settled| settled.proxy.same_filter(&plans.proxy));
+            let scope = if same && !another { cause.scope() } else { Scope::Everything };
+            let task = Task { plan: &plans.proxy, place: Place::Proxy, backend: self.backend, scope };
+            apply::settle(&mut programmed.netns, &mut self.record, ledger, task);
+            if ledger.problems.len() > before && self.record.proxy() != Some(&programmed.proxy) {
+                // The node stays with the former one; this one is tried again.
+                candidate = self.programmed.take();
+            }
+        }
+        if let Some(programmed) = candidate.as_ref().filter(|_| present) {
+            self.record.set_proxy(&programmed.proxy, node_ip)?;
+        }
+        let inputs = self.inputs(facts, cluster, node_ip, candidate.as_mut())?;
+        plans.node = plan::node(&inputs);
+        self.change_backend(ledger)?;
+        let same = self.settled.as_ref().is_some_and(|settled| settled.node.same_filter(&plans.node));
+        let scope = if same { cause.scope() } else { Scope::Everything };
+        let task = Task { plan: &plans.node, place: Place::Node, backend: self.backend, scope };
+        apply::settle(&mut self.node, &mut self.record, ledger, task);
+        self.programmed = candidate;
+        Ok(plans)
+    }
+
+    fn inputs<'a>(
+        &'a self,
+        facts: &'a Facts,
+        cluster: &'a Cluster,
+        node_ip: Option<Ipv4Addr>,
+        programmed: Option<&'a mut Programmed>,
+    ) -> anyhow::Result<Inputs<'a>> {
+        let mut all_rp_filter = plan::AllRpFilter { node: apply::all_rp_filter(&self.node)?, proxy: 0 };
+        let (proxy, links) = match programmed {
+            Some(programmed) => {
+                all_rp_filter.proxy = apply::all_rp_filter(&programmed.netns)?;
+                let links = links::dump(programmed.netns.netlink())?;
+                (Some(&programmed.proxy), links)
+            }
+            None => (self.record.proxy(), Vec::new()),
+        };
+        let tunnel_port = facts::tunnel_port(&facts.links, &links);
+        Ok(Inputs { facts, meshed: &cluster.meshed, proxy, node_ip, tunnel_port, all_rp_filter })
+    }
+
+    /// Chains of ours in the backend that is not used any more go when the new ones stand; here they are only noted.
+    fn change_backend(&mut self, ledger: &mut Ledger) -> anyhow::Result<()> {
+        if let Some(former) = self.record.backend().filter(|former| *former != self.backend) {
+            apply::remove_chains(&mut self.node, &mut self.record, ledger, Place::Node, former);
+            if let Some(programmed) = &mut self.programmed {
+                apply::remove_chains(&mut programmed.netns, &mut self.record, ledger, Place::Proxy, former);
+            }
+        }
+        self.record.set_backend(self.backend)
+    }
+
+    /// Takes what is ours out of the namespaces of former proxies, as far as they still exist.
+    fn clean_retired(&mut self, ledger: &mut Ledger) {
+        for id in self.record.retired() {
+            let before = ledger.problems.len();
+            if let Some(mut netns) = proxy::find(self.node.id(), id) {
+                let (plan, scope) = (&Plan::default(), Scope::Everything);
+                let task = Task { plan, place: Place::Proxy, backend: self.backend, scope };
+                apply::settle(&mut netns, &mut self.record, ledger, task);
+            }
+            if ledger.problems.len() == before
+                && let Err(error) = self.record.forget_netns(id)
+            {
+                ledger.problem("record", format!("{error:#}"));
+            }
+        }
+    }
+}
