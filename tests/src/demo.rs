@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::agent::AgentOptions;
-use crate::lab::ScopedLab;
 use crate::operator::{Facts, look};
+use crate::scoped::ScopedLab;
 use crate::state::Options;
 use crate::table::{render, run};
 

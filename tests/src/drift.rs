@@ -16,6 +16,8 @@ use crate::snapshot::{Section, Snapshot};
 pub struct Removal {
     /// What it is, as the tool prints it.
     pub what: String,
+    /// Where it shows.
+    pub section: Section,
     way: Way,
 }
 
@@ -37,8 +39,8 @@ impl Removal {
         .with_context(|| format!("cannot remove {}", self.what))
     }
 
-    fn by(what: &str, command: String) -> Self {
-        Self { what: what.to_owned(), way: Way::Run(command, String::new()) }
+    fn by(section: Section, what: &str, command: String) -> Self {
+        Self { what: what.to_owned(), section, way: Way::Run(command, String::new()) }
     }
 }
 
@@ -67,40 +69,60 @@ pub fn removals(before: &Snapshot, after: &Snapshot, backend: Backend) -> Vec<Re
     all.extend(new(Section::SETS).filter_map(entry));
     let save = Section::Command(backend.save());
     all.extend(chains(before.section(save), after.section(save), backend));
-    all.extend(new(Section::BRIDGE).filter_map(bridge_table));
+    all.extend(bridge_tables(before.section(Section::BRIDGE), after.section(Section::BRIDGE)));
     all
 }
 
 fn link(line: &str) -> Option<Removal> {
     let name = line.split_whitespace().next()?.trim_end_matches(':');
-    Some(Removal::by(&format!("link {name}"), format!("ip link del {name}")))
+    Some(Removal::by(Section::LINKS, &format!("link {name}"), format!("ip link del {name}")))
 }
 
 fn address(line: &str) -> Option<Removal> {
     let [device, "inet", address] = words(line)[..] else { return None };
-    Some(Removal::by(&format!("address {address} on {device}"), format!("ip addr del {address} dev {device}")))
+    Some(Removal::by(
+        Section::ADDRESSES,
+        &format!("address {address} on {device}"),
+        format!("ip addr del {address} dev {device}"),
+    ))
 }
 
 /// Routes that the kernel makes for an address come and go with the address.
 fn route(line: &str) -> Option<Removal> {
     let implied = line.contains("proto kernel");
-    (!implied).then(|| Removal::by(&format!("route {line}"), format!("ip route del {line}")))
+    (!implied).then(|| Removal::by(Section::ROUTES, &format!("route {line}"), format!("ip route del {line}")))
 }
 
 fn rule(line: &str) -> Option<Removal> {
     let (priority, rest) = line.split_once(": ")?;
     let rest = rest.trim_end_matches(" [detached]");
-    Some(Removal::by(&format!("rule {line}"), format!("ip rule del priority {priority} {rest}")))
+    Some(Removal::by(Section::RULES, &format!("rule {line}"), format!("ip rule del priority {priority} {rest}")))
 }
 
 fn entry(line: &str) -> Option<Removal> {
     let member = line.strip_prefix("add ")?;
-    Some(Removal::by(&format!("set entry {member}"), format!("ipset del {member}")))
+    Some(Removal::by(Section::SETS, &format!("set entry {member}"), format!("ipset del {member}")))
 }
 
-fn bridge_table(line: &str) -> Option<Removal> {
-    let name = line.strip_prefix("table bridge ")?.trim_end_matches(" {");
-    Some(Removal::by(&format!("bridge table {name}"), format!("nft delete table bridge {name}")))
+/// A whole table, and what is in it: chains and sets, emptied one by one.
+fn bridge_tables(before: &str, after: &str) -> Vec<Removal> {
+    let mut table = None;
+    let mut all = Vec::new();
+    for words in after.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()) {
+        let command = match (words[..].as_ref(), table) {
+            (["table", "bridge", name, "{"], _) => {
+                let foreign = before.contains(&format!("table bridge {name} {{"));
+                table = (!foreign).then_some(*name);
+                table.map(|name| format!("nft delete table bridge {name}"))
+            }
+            ([kind @ ("chain" | "set"), name, "{"], Some(table)) => {
+                Some(format!("nft flush {kind} bridge {table} {name}"))
+            }
+            _ => None,
+        };
+        all.extend(command.map(|command| Removal::by(Section::BRIDGE, &command, command.clone())));
+    }
+    all
 }
 
 /// A setting that differs from what it was, or on a new link from what new links get.
@@ -117,7 +139,7 @@ fn sysctls(before: &str, after: &str) -> Vec<Removal> {
         };
         let old = value_of(before, name).or_else(default)?;
         let way = Way::Write(format!("net/ipv4/{name}"), old.clone());
-        (old != value).then(|| Removal { what: format!("sysctl {line}"), way })
+        (old != value).then(|| Removal { what: format!("sysctl {line}"), section: Section::Sysctls, way })
     };
     after.lines().filter_map(removal).collect()
 }
@@ -128,6 +150,7 @@ fn chains(before: &str, after: &str, backend: Backend) -> Vec<Removal> {
     let new: Vec<_> = rules(after).into_iter().filter(|rule| !old.contains(rule)).collect();
     let restore = |what: String, table: &str, commands: &[String]| Removal {
         what,
+        section: Section::Command(backend.save()),
         way: Way::Run(
             format!("{} --wait 10 --noflush", backend.restore()),
             format!("*{table}\n{}\nCOMMIT\n", commands.join("\n")),
@@ -198,6 +221,20 @@ mod tests {
         let ways: Vec<_> = sysctls(before, &after).into_iter().map(|removal| removal.way).collect();
         let write = |name: &str| Way::Write(format!("net/ipv4/conf/{name}/rp_filter"), "2".to_owned());
         assert_eq!(ways, [write("eth0"), write("istioin")]);
+    }
+
+    #[test]
+    fn a_bridge_table_goes_whole_and_in_parts() {
+        let after =
+            "table bridge other {\nchain x {\n}\n}\ntable bridge ztunnel {\nset pods {\n}\nchain prerouting {\n}\n}\n";
+        let what: Vec<_> =
+            bridge_tables("table bridge other {\n", after).into_iter().map(|removal| removal.what).collect();
+        let expected = [
+            "nft delete table bridge ztunnel",
+            "nft flush set bridge ztunnel pods",
+            "nft flush chain bridge ztunnel prerouting",
+        ];
+        assert_eq!(what, expected);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::agent::AgentOptions;
 use crate::demo::{SETTLE, ZTUNNEL};
-use crate::lab::ScopedLab;
+use crate::scoped::ScopedLab;
 use crate::state::Options;
 use crate::status::Status;
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddrV4;
-use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,7 +16,7 @@ use crate::layout::{
 use crate::manifests::Manifests;
 use crate::netns::Netns;
 use crate::pod;
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::services::{self, Service};
 use crate::state::{Options, State, lab_dir};
 use crate::{daemons, node};
@@ -64,6 +63,9 @@ impl Lab {
         if let Some(state) = State::load(&dir)? {
             for process in state.processes.iter().rev() {
                 process.end()?;
+            }
+            for netns in state.netns.iter().filter(|netns| netns.exists()) {
+                end_stragglers(netns)?;
             }
             for netns in state.netns.iter().rev() {
                 netns.delete()?;
@@ -191,6 +193,12 @@ impl Lab {
     }
 }
 
+/// Ends what a lab started and had not yet recorded when it was interrupted. Other programs in there are people's.
+fn end_stragglers(netns: &Netns) -> Result<()> {
+    let ours = |process: &Process| process.role == "redirect-lab" || process.role == "redirect-agent";
+    process::inside(netns)?.iter().filter(|process| ours(process)).try_for_each(Process::end)
+}
+
 /// Prefixes become file names and parts of `ip netns` names.
 fn check_prefix(prefix: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -199,45 +207,4 @@ fn check_prefix(prefix: &str) -> Result<()> {
         "a lab's prefix is 1 to 12 lower-case letters and digits, not {prefix:?}"
     );
     Ok(())
-}
-
-/// A lab that is removed when the value goes, also when a test panics.
-#[derive(Debug)]
-pub struct ScopedLab(Lab);
-
-impl ScopedLab {
-    /// Makes a lab; one of the same name, left by an interrupted run, is removed first.
-    pub fn up(options: Options) -> Result<Self> {
-        let prefix = options.prefix.clone();
-        Lab::down(&prefix)?;
-        match Lab::up(options) {
-            Ok(lab) => Ok(Self(lab)),
-            Err(error) => {
-                Lab::down(&prefix)?;
-                Err(error)
-            }
-        }
-    }
-}
-
-impl Drop for ScopedLab {
-    fn drop(&mut self) {
-        if let Err(error) = Lab::down(self.0.name()) {
-            eprintln!("lab {} is not removed: {error:#}", self.0.name());
-        }
-    }
-}
-
-impl Deref for ScopedLab {
-    type Target = Lab;
-
-    fn deref(&self) -> &Lab {
-        &self.0
-    }
-}
-
-impl DerefMut for ScopedLab {
-    fn deref_mut(&mut self) -> &mut Lab {
-        &mut self.0
-    }
 }

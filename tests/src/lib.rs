@@ -28,6 +28,7 @@ pub mod pod;
 mod pods;
 pub mod process;
 pub mod proxy;
+pub mod scoped;
 pub mod serve;
 pub mod services;
 pub mod snapshot;

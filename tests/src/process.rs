@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -84,6 +85,23 @@ impl Process {
         // Compared after opening: the pidfd then belongs to the process that was compared, or to an ended one.
         (start_time(self.pid) == Some(self.start_time)).then_some(pidfd)
     }
+}
+
+/// Every process whose netns this is, with its name as its role.
+pub fn inside(netns: &Netns) -> Result<Vec<Process>> {
+    let inode = fs::metadata(netns.path()).with_context(|| format!("no netns {}", netns.name()))?.ino();
+    let mut all = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Ok(pid) = entry.file_name().to_string_lossy().parse() else { continue };
+        let here = fs::metadata(entry.path().join("ns/net")).is_ok_and(|ns| ns.ino() == inode);
+        // Processes that end meanwhile are not there.
+        if here && let (Some(start_time), Ok(name)) = (start_time(pid), fs::read_to_string(entry.path().join("comm"))) {
+            all.push(Process { role: name.trim().to_owned(), pid, start_time });
+        }
+    }
+    all.sort_by_key(|process| process.pid);
+    Ok(all)
 }
 
 /// Waits until the process behind `pidfd` has ended; whether it did.

@@ -12,7 +12,7 @@ use redirect_lab::lab::Lab;
 use redirect_lab::layout::{MESH_NAMESPACE, NODE_IP, NODE_SECOND_IP, PLAIN_NAMESPACE, PROXY_NAMESPACE};
 use redirect_lab::pod::Pod;
 use redirect_lab::status::Status;
-use redirect_lab::table;
+use redirect_lab::table::{self, CASES, Expect};
 
 const NOTICE: Duration = Duration::from_secs(30);
 
@@ -85,6 +85,35 @@ fn it_is_named_and_everything_else_works() -> Result<()> {
         with(&lab, &pod, || complains(&lab, "ztunnel-ghost", ""))
     });
     checks.check("a ztunnel in a namespace that is not the configured one", || impostor(&mut lab));
+    checks.finish()
+}
+
+#[test]
+fn without_a_ztunnel_that_can_be_found_meshed_pods_are_blocked_and_no_one_else() -> Result<()> {
+    let (mut lab, _) = settled("ghost")?;
+    lab.remove_pod(ZTUNNEL)?;
+    let mut ghost = Pod::proxy(PROXY_NAMESPACE, "ztunnel-ghost")?;
+    ghost.ips = vec![IpAddr::from([10, 244, 1, 250])];
+    lab.manifests().put_pod(&ghost)?;
+    let mut checks = Checks::default();
+    checks.check("it is named", || complains(&lab, "ztunnel-ghost", ""));
+    for case in CASES.iter().filter(|case| case.from != ZTUNNEL) {
+        let allowed = case.proxy == Expect::Nothing;
+        checks.check(&format!("{}: {}", case.name, if allowed { "works" } else { "blocked" }), || {
+            // Reached and unseen by any proxy: an escape.
+            let seen = table::run_case(&lab, ZTUNNEL, *case)?.seen;
+            ensure!(seen.is_ok() == allowed, "{seen:?}");
+            Ok(())
+        });
+    }
+    checks.check("a real one is taken", || {
+        lab.manifests().remove_pod(&ghost)?;
+        lab.add_pod(Pod::proxy(PROXY_NAMESPACE, "ztunnel-real")?)?;
+        lab.wait_until(NOTICE, "settled", |status| status.proxied_by("ztunnel-real"))?;
+        let rows = table::run(&lab, "ztunnel-real")?;
+        ensure!(rows.iter().all(|row| row.wrong.is_empty()), "{}", table::render(&rows));
+        Ok(())
+    });
     checks.finish()
 }
 

@@ -156,7 +156,7 @@ const ONE_POD: Budget = &[("set", 1), ("route", 1), ("sysctl", 2), ("guard", 1)]
 const TWO_PODS: Budget = &[("set", 2), ("route", 2), ("sysctl", 4), ("guard", 2)];
 /// What names ztunnel's address or veth: remotes of both links, routes, chains; and all inside its netns.
 const NEW_ZTUNNEL: Budget =
-    &[("link", 8), ("address", 4), ("route", 20), ("rule", 2), ("sysctl", 16), ("chain", 8), ("guard", 1)];
+    &[("link", 8), ("address", 4), ("route", 20), ("rule", 4), ("sysctl", 16), ("chain", 8), ("guard", 1)];
 
 /// Makes a change, waits until it is followed, and counts the writes.
 fn follow(

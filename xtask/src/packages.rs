@@ -16,6 +16,7 @@ pub(crate) const BASE: &[&str] = &[
     "conntrack",
     "containernetworking-plugins",
     "coreutils",
+    "debian-archive-keyring",
     "diffutils",
     "ethtool",
     "findutils",
@@ -54,13 +55,18 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
         bail!("Debian packages are missing ({}) and only root can install them", missing.join(" "));
     }
     progress::say(format!("installing Debian packages: {}", missing.join(" ")));
-    process::quiet(apt_get().arg("update")).context("update apt's package lists")?;
+    update()?;
     process::quiet(apt_get().args(["install", "-y", "--no-install-recommends"]).args(&missing))
         .context("install Debian packages")
 }
 
+/// Fetches the machine's package lists.
+pub(crate) fn update() -> Result<()> {
+    process::quiet(apt_get().arg("update")).context("update apt's package lists")
+}
+
 /// Those that are not installed.
-pub(crate) fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
+fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
     let query = ["-W", "-f", "${Package} ${db:Status-Abbrev}\n"];
     // It fails when one of them is unknown, and lists the others all the same.
     let output = Command::new("dpkg-query").args(query).args(packages).output();

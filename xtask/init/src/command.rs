@@ -39,9 +39,9 @@ fn command(output: io::PipeWriter) -> Result<Command> {
     let mut command = Command::new("/usr/bin/bash");
     command.arg(COMMAND).current_dir("/root").env_clear();
     command.env("PATH", format!("{COPY}:{PROGRAMS}:/usr/sbin:/usr/bin:/sbin:/bin"));
-    for (name, value) in [("HOME", "/root"), ("USER", "root"), ("TERM", "dumb"), ("RUST_BACKTRACE", "1")] {
-        command.env(name, value);
-    }
+    command.envs([("HOME", "/root"), ("USER", "root"), ("TERM", "dumb")]);
+    // For panics; an error that is waited away in a loop need not cost a walk of the stack.
+    command.envs([("RUST_BACKTRACE", "1"), ("RUST_LIB_BACKTRACE", "0")]);
     command.env(BPF_OBJECT_VARIABLE, BPF_OBJECT);
     let errors = output.try_clone().context("share a pipe")?;
     command.stdin(Stdio::null()).stdout(output).stderr(errors);

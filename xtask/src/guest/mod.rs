@@ -2,6 +2,7 @@
 //!
 //! [`Guest`] says what is wanted; [`Guest::run`] boots it and watches over it. The other end is the package `redirect-init`.
 
+mod folder;
 mod initramfs;
 mod libraries;
 mod qemu;

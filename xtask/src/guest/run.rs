@@ -1,12 +1,11 @@
 //! Boots a guest and watches over it until it ends: by itself, by its deadline, or because its kernel broke.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStderr, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use redirect_init::wire::{ACKNOWLEDGE, Frame};
 
+use super::folder::RunFolder;
 use super::watch::Watch;
 use super::{Guest, Outcome, initramfs, qemu};
 use crate::workspace::Workspace;
@@ -33,7 +33,7 @@ enum Event {
 /// Runs `guest` to its end.
 pub(super) fn run(guest: &Guest, workspace: &Workspace, output: &mut dyn FnMut(&[u8])) -> Result<Outcome> {
     let folder = RunFolder::new(workspace)?;
-    let archive = folder.0.join("initramfs");
+    let archive = folder.path().join("initramfs");
     initramfs::write(guest, workspace, &archive)?;
     let log = workspace.cache("vm/logs")?.join(format!("{}.kernel.log", guest.name));
     let mut session = Session::start(guest, &archive, &log)?;
@@ -179,21 +179,4 @@ fn read_frames(mut from: UnixStream, to: Sender<Event>) {
         }
         let _ = to.send(Event::Closed);
     });
-}
-
-/// A folder for the files of one run, removed with it.
-struct RunFolder(PathBuf);
-
-impl RunFolder {
-    fn new(workspace: &Workspace) -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        Ok(Self(workspace.cache(&format!("vm/runs/{name}"))?))
-    }
-}
-
-impl Drop for RunFolder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

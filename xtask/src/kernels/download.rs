@@ -4,15 +4,18 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
 use crate::lock::Lock;
-use crate::{process, progress};
+use crate::{packages, process, progress};
 
 /// Where the series of the matrix are. Security suites are on another mirror.
 const SUITES: [&str; 3] = ["bullseye", "bookworm", "trixie-backports"];
 const SECURITY_SUITES: [&str; 1] = ["bookworm-security"];
+/// Older lists name packages that may be gone.
+const VALID: Duration = Duration::from_hours(1);
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Without drivers for hardware: a third of the size.
 const FLAVOUR: &str = "-cloud-amd64";
@@ -39,10 +42,11 @@ pub(crate) fn get(apt: &Path, packages: &Path, prefix: &str) -> Result<String> {
     Ok(release)
 }
 
-/// Fetches the lists of the suites, unless a kernel before this one did.
+/// Fetches the lists of the suites, unless a kernel before this one did a short while ago.
 fn update(apt: &Path) -> Result<()> {
     let stamp = apt.join("updated");
-    if stamp.exists() {
+    let age = stamp.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+    if age.is_some_and(|age| age < VALID) {
         return Ok(());
     }
     progress::say("fetching the package lists that have the guests' kernels");
@@ -50,21 +54,30 @@ fn update(apt: &Path) -> Result<()> {
         fs::create_dir_all(apt.join(folder)).with_context(|| format!("create {folder}"))?;
     }
     fs::write(apt.join("sources.list"), sources()?).context("write the list of sources")?;
-    process::quiet(private(apt, "apt-get")?.arg("update"))?;
+    process::quiet(private(apt, "apt-get")?.args(["-o", "APT::Update::Error-Mode=any", "update"]))?;
     fs::write(stamp, "").context("note that the lists are there")
 }
 
 fn sources() -> Result<String> {
-    let format = "$(RELEASE) $(REPO_URI)";
-    let targets = process::output(Command::new("apt-get").args(["indextargets", "--format", format]))?;
     let system = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
     let codename = system.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     let codename = codename.context("/etc/os-release has no VERSION_CODENAME")?;
+    let mut targets = targets()?;
+    if mirror(&targets, codename).is_none() {
+        // apt tells only of what it has lists of, and images of fresh machines come without.
+        packages::update()?;
+        targets = self::targets()?;
+    }
     let mirror = mirror(&targets, codename).with_context(|| format!("apt has no source for {codename}"))?;
     let security = mirror_of_security(&targets, codename).unwrap_or_else(|| format!("{mirror}-security"));
     let line = |uri: &str, suite: &str| format!("deb [arch=amd64 signed-by={KEYRING}] {uri} {suite} main\n");
     let lines = SUITES.iter().map(|suite| line(mirror, suite));
     Ok(lines.chain(SECURITY_SUITES.iter().map(|suite| line(&security, suite))).collect())
+}
+
+/// The machine's own sources: a release and its URI per line.
+fn targets() -> Result<String> {
+    process::output(Command::new("apt-get").args(["indextargets", "--format", "$(RELEASE) $(REPO_URI)"]))
 }
 
 fn mirror<'a>(targets: &'a str, release: &str) -> Option<&'a str> {

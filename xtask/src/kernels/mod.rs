@@ -31,6 +31,9 @@ pub(crate) const MATRIX: [Series; 4] = [
     Series { name: "7.x", prefix: "7." },
 ];
 
+/// What folders of unpacked kernels are called; a fingerprint follows.
+const UNPACKED: &str = "guest-";
+
 /// What a guest boots when nothing else is asked for.
 pub(crate) const DEFAULT: Series = MATRIX[2];
 
@@ -65,11 +68,12 @@ impl Kernel {
         let _lock = Lock::take(&cache.join(format!("{}.lock", series.name)))?;
         let folder = cache.join(series.name);
         // Changing the list of modules in the code must not need a download.
-        let unpacked = folder.join(format!("guest-{:016x}", modules::fingerprint()));
+        let unpacked = folder.join(format!("{UNPACKED}{:016x}", modules::fingerprint()));
         if !unpacked.join(unpack::COMPLETE).exists() {
             let packages = folder.join("packages");
             let release = download::get(&workspace.cache("vm/apt")?, &packages, series.prefix)?;
             progress::say(format!("unpacking kernel {}: {release}", series.name));
+            discard_older(&folder)?;
             unpack::unpack(&packages, &release, &unpacked).with_context(|| format!("unpack kernel {release}"))?;
         }
         Self::read(series, &unpacked)
@@ -88,4 +92,15 @@ impl Kernel {
             load_order: read(unpack::LOAD_ORDER)?.lines().map(str::to_owned).collect(),
         })
     }
+}
+
+/// What earlier lists of modules needed.
+fn discard_older(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(UNPACKED) {
+            fs::remove_dir_all(entry.path()).with_context(|| format!("remove {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
 }

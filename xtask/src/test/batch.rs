@@ -23,7 +23,7 @@ pub(super) fn script(suites: &[Suite]) -> String {
         let _ = write!(
             script,
             "printf '\\n{BEGIN}{number}\\n'\n\
-             {variables}timeout --kill-after=10 {SECONDS} {program} --test-threads=1 --color=never\n\
+             {variables}timeout --kill-after=10 {SECONDS} {program} --test-threads=1 --nocapture --color=never\n\
              printf '\\n{END}%s\\n' $?\n"
         );
     }

@@ -24,8 +24,8 @@ pub(crate) fn has_geneve() -> Result<bool> {
 }
 
 /// Runs them one after another.
-pub(super) fn run<'a>(programs: &Programs, suites: impl Iterator<Item = &'a Suite>) -> Result<Totals> {
-    suites.map(|suite| run_one(programs, suite)).sum()
+pub(super) fn run(programs: &Programs, suites: &[Suite]) -> Result<Totals> {
+    suites.iter().map(|suite| run_one(programs, suite)).sum()
 }
 
 fn run_one(programs: &Programs, suite: &Suite) -> Result<Totals> {

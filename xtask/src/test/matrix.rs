@@ -29,15 +29,23 @@ const DEADLINE: Duration = Duration::from_mins(25);
 /// How much of a failed suite's output is shown; the log has the rest.
 const SHOWN_LINES: usize = 120;
 
-/// Runs all suites on each kernel.
-pub(super) fn run(workspace: &Workspace, programs: &Programs, series: &[Series], suites: &[Suite]) -> Result<Totals> {
-    let kernels = series.iter().map(|series| Kernel::get(workspace, *series)).collect::<Result<Vec<_>>>()?;
+/// What one kernel is to run.
+pub(super) struct Job {
+    pub(super) series: Series,
+    pub(super) suites: Vec<Suite>,
+}
+
+/// Does all jobs.
+pub(super) fn run(workspace: &Workspace, programs: &Programs, jobs: &[Job]) -> Result<Totals> {
+    let get = |job: &Job| Kernel::get(workspace, job.series);
+    let kernels = jobs.iter().map(get).collect::<Result<Vec<_>>>()?;
+    let pairs: Vec<(&Job, &Kernel)> = jobs.iter().zip(&kernels).collect();
     let next = AtomicUsize::new(0);
-    let at_a_time = thread::available_parallelism().map_or(1, NonZero::get).min(kernels.len());
+    let at_a_time = thread::available_parallelism().map_or(1, NonZero::get).min(pairs.len());
     let worker = || {
         let mut totals = Totals::default();
-        while let Some(kernel) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
-            totals += one_kernel(workspace, kernel, programs, suites);
+        while let Some((job, kernel)) = pairs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            totals += one_kernel(workspace, kernel, programs, &job.suites);
         }
         totals
     };

@@ -14,7 +14,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use self::suites::{Breadth, Kind, Suite};
+use self::matrix::Job;
+use self::suites::{Breadth, Program, suites};
 use self::totals::Totals;
 use crate::kernels::{DEFAULT, MATRIX, Series};
 use crate::workspace::Workspace;
@@ -26,7 +27,7 @@ pub(crate) struct Arguments {
     /// Which tests
     #[arg(value_enum, default_value_t = Part::All)]
     part: Part,
-    /// Only on these kernels (part vm)
+    /// Only on these kernels, where guests are needed
     #[arg(long, value_name = "VERSION")]
     kernel: Vec<Series>,
     /// Only suites whose name contains this (parts lab and vm)
@@ -61,36 +62,44 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
 }
 
 fn lab(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
-    let programs = programs::build(workspace)?;
-    let suites = chosen(suites::build(workspace, Breadth::One)?, arguments);
+    let built = programs::build(workspace)?;
+    let tests = chosen(workspace, arguments)?;
     if host::has_geneve()? {
-        return host::run(&programs, suites.iter());
+        return host::run(&built, &suites(&tests, Breadth::Usual));
     }
-    let (nodes, anywhere): (Vec<Suite>, Vec<Suite>) = suites.into_iter().partition(|suite| suite.kind() == Kind::Node);
-    let mut totals = host::run(&programs, anywhere.iter())?;
+    let (nodes, anywhere): (Vec<_>, Vec<_>) = tests.iter().partition(|program| program.needs_node());
+    let mut totals = host::run(&built, &suites(anywhere, Breadth::Usual))?;
     if !nodes.is_empty() {
-        totals += matrix::run(workspace, &programs, &[DEFAULT], &nodes)?;
+        let job =
+            Job { series: arguments.kernel.first().copied().unwrap_or(DEFAULT), suites: suites(nodes, Breadth::Usual) };
+        totals += matrix::run(workspace, &built, &[job])?;
     }
     Ok(totals)
 }
 
 fn vm(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
-    let programs = programs::build(workspace)?;
-    let suites = chosen(suites::build(workspace, Breadth::All)?, arguments);
-    let kernels = if arguments.kernel.is_empty() { &MATRIX[..] } else { &arguments.kernel };
-    matrix::run(workspace, &programs, kernels, &suites)
+    let built = programs::build(workspace)?;
+    matrix::run(workspace, &built, &jobs(&chosen(workspace, arguments)?, arguments))
 }
 
 /// On the host only what the matrix does not show: that the host's kernel can do it too.
 fn all(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
     let mut totals = unit::run(workspace)?;
-    let programs = programs::build(workspace)?;
-    let suites = chosen(suites::build(workspace, Breadth::All)?, arguments);
-    totals += host::run(&programs, suites.iter().filter(|suite| suite.kind() == Kind::Anywhere))?;
-    totals += vm(workspace, arguments)?;
+    let built = programs::build(workspace)?;
+    let tests = chosen(workspace, arguments)?;
+    let anywhere = tests.iter().filter(|program| !program.needs_node());
+    totals += host::run(&built, &suites(anywhere, Breadth::Usual))?;
+    totals += matrix::run(workspace, &built, &jobs(&tests, arguments))?;
     Ok(totals)
 }
 
-fn chosen(suites: Vec<Suite>, arguments: &Arguments) -> Vec<Suite> {
-    suites.into_iter().filter(|suite| suite.name.contains(&arguments.suite)).collect()
+fn chosen(workspace: &Workspace, arguments: &Arguments) -> Result<Vec<Program>> {
+    Ok(suites::build(workspace)?.into_iter().filter(|program| program.is_like(&arguments.suite)).collect())
+}
+
+/// What each kernel of the matrix is to run. A kernel does the same whether or not the others are asked for too.
+fn jobs(tests: &[Program], arguments: &Arguments) -> Vec<Job> {
+    let wanted = |series: &Series| arguments.kernel.is_empty() || arguments.kernel.contains(series);
+    let kernels = MATRIX.into_iter().enumerate().filter(|(_, series)| wanted(series));
+    kernels.map(|(place, series)| Job { series, suites: suites(tests, Breadth::Matrix(place)) }).collect()
 }

@@ -30,30 +30,54 @@ const NFT_PTP: Setting = Setting { backend: "nft", topology: "ptp" };
 const NFT_BRIDGE: Setting = Setting { backend: "nft", topology: "bridge" };
 const LEGACY_PTP: Setting = Setting { backend: "legacy", topology: "ptp" };
 const LEGACY_BRIDGE: Setting = Setting { backend: "legacy", topology: "bridge" };
+const EVERY: [Setting; 4] = [NFT_PTP, LEGACY_BRIDGE, NFT_BRIDGE, LEGACY_PTP];
 
-/// What a suite needs of a kernel, by its name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
-    /// No tunnels: it runs on any kernel.
-    Anywhere,
-    /// A whole node: it needs GENEVE.
-    Node,
+/// A test program, before it is known how often it is run.
+#[derive(Clone, Debug)]
+pub(super) struct Program {
+    name: String,
+    path: PathBuf,
 }
 
-/// How many settings are wanted.
+/// How widely a program is to be run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Breadth {
-    /// The most usual one.
-    One,
-    /// All that make a difference.
-    All,
+    /// As on most nodes.
+    Usual,
+    /// As the kernel of the matrix at this place. Every kernel makes all connections in all settings; what costs minutes is
+    /// done in one setting each, and in all of them over the matrix.
+    Matrix(usize),
 }
 
-impl Suite {
-    /// What it needs.
-    pub(super) fn kind(&self) -> Kind {
-        if self.name.starts_with("node_") { Kind::Node } else { Kind::Anywhere }
+impl Program {
+    /// Whether it needs a whole node, and so a kernel with GENEVE.
+    pub(super) fn needs_node(&self) -> bool {
+        self.name.starts_with("node_")
     }
+
+    /// Whether its name contains the text.
+    pub(super) fn is_like(&self, text: &str) -> bool {
+        self.name.contains(text)
+    }
+
+    fn settings(&self, breadth: Breadth) -> Vec<Setting> {
+        match breadth {
+            _ if self.name.starts_with("netns_") => vec![NFT_PTP, LEGACY_PTP],
+            Breadth::Matrix(_) if self.name == "node_table" => EVERY.to_vec(),
+            Breadth::Matrix(place) if self.needs_node() => vec![EVERY[place % EVERY.len()]],
+            Breadth::Usual | Breadth::Matrix(_) => vec![NFT_PTP],
+        }
+    }
+}
+
+/// The suites of some programs.
+pub(super) fn suites<'a>(programs: impl IntoIterator<Item = &'a Program>, breadth: Breadth) -> Vec<Suite> {
+    let suites = programs.into_iter().flat_map(|program| {
+        let (name, path) = (&program.name, &program.path);
+        let settings = program.settings(breadth).into_iter();
+        settings.map(move |setting| Suite { name: name.clone(), program: path.clone(), setting })
+    });
+    suites.collect()
 }
 
 impl Setting {
@@ -69,37 +93,22 @@ impl fmt::Display for Suite {
     }
 }
 
-/// Builds the test programs and lists their suites.
-pub(super) fn build(workspace: &Workspace, breadth: Breadth) -> Result<Vec<Suite>> {
+/// Builds the test programs.
+pub(super) fn build(workspace: &Workspace) -> Result<Vec<Program>> {
     progress::say("building the tests");
     let mut command = workspace.cargo();
     // By name: `--tests` would build the unit tests of the library and the programs too.
     command.args(["test", "--no-run", "--profile", PROFILE, "--package", PACKAGE, "--test", "*"]);
-    let artifacts = programs::artifacts(&mut command)?;
-    let mut suites = Vec::new();
-    for artifact in artifacts.iter().filter(|artifact| artifact.is_integration_test) {
-        for setting in settings(&artifact.name, breadth) {
-            let (name, program) = (artifact.name.clone(), artifact.executable.clone());
-            suites.push(Suite { name, program, setting: *setting });
-        }
-    }
-    check_complete(workspace, &suites)?;
-    suites.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(suites)
+    let artifacts = programs::artifacts(&mut command)?.into_iter().filter(|artifact| artifact.is_integration_test);
+    let mut programs: Vec<Program> =
+        artifacts.map(|artifact| Program { name: artifact.name, path: artifact.executable }).collect();
+    programs.sort_by(|a, b| a.name.cmp(&b.name));
+    check_complete(workspace, &programs)?;
+    Ok(programs)
 }
 
-/// The table of connections is what differs by topology; the other suites take one topology for each backend.
-fn settings(name: &str, breadth: Breadth) -> &'static [Setting] {
-    match breadth {
-        Breadth::All if name == "node_table" => &[NFT_PTP, NFT_BRIDGE, LEGACY_PTP, LEGACY_BRIDGE],
-        Breadth::All if name.starts_with("node_") => &[NFT_BRIDGE, LEGACY_PTP],
-        Breadth::All if name.starts_with("netns_") => &[NFT_PTP, LEGACY_PTP],
-        Breadth::One | Breadth::All => &[NFT_PTP],
-    }
-}
-
-/// A file that is no suite would be a test that nobody runs.
-fn check_complete(workspace: &Workspace, suites: &[Suite]) -> Result<()> {
+/// A file that is no program would be a test that nobody runs.
+fn check_complete(workspace: &Workspace, programs: &[Program]) -> Result<()> {
     let folder = workspace.root().join("tests/tests");
     for entry in fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
         let path = entry?.path();
@@ -107,9 +116,13 @@ fn check_complete(workspace: &Workspace, suites: &[Suite]) -> Result<()> {
         else {
             continue;
         };
-        ensure!(suites.iter().any(|suite| name == suite.name.as_str()), "{} is not built as a test", path.display());
+        ensure!(
+            programs.iter().any(|program| name == program.name.as_str()),
+            "{} is not built as a test",
+            path.display()
+        );
     }
-    ensure!(!suites.is_empty(), "{} has no tests", folder.display());
+    ensure!(!programs.is_empty(), "{} has no tests", folder.display());
     Ok(())
 }
 
@@ -117,17 +130,26 @@ fn check_complete(workspace: &Workspace, suites: &[Suite]) -> Result<()> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_table_is_run_with_everything() {
-        assert_eq!(settings("node_table", Breadth::All).len(), 4);
-        assert_eq!(settings("node_table", Breadth::One), [NFT_PTP]);
+    fn settings(name: &str, breadth: Breadth) -> Vec<Setting> {
+        Program { name: name.to_owned(), path: PathBuf::new() }.settings(breadth)
     }
 
     #[test]
-    fn nodes_are_run_with_both_backends_and_both_topologies() {
-        let settings = settings("node_pods", Breadth::All);
-        for value in ["nft", "legacy", "ptp", "bridge"] {
-            assert!(settings.iter().any(|setting| [setting.backend, setting.topology].contains(&value)));
+    fn every_kernel_makes_the_table_in_every_setting() {
+        for place in 0..4 {
+            assert_eq!(settings("node_table", Breadth::Matrix(place)).len(), 4);
         }
+        assert_eq!(settings("node_table", Breadth::Usual), [NFT_PTP]);
+    }
+
+    #[test]
+    fn the_matrix_covers_every_setting() {
+        let covered: Vec<Setting> = (0..4).flat_map(|place| settings("node_pods", Breadth::Matrix(place))).collect();
+        assert!(EVERY.iter().all(|setting| covered.contains(setting)), "{covered:?}");
+    }
+
+    #[test]
+    fn rules_are_checked_with_both_backends() {
+        assert_eq!(settings("netns_corpus", Breadth::Usual), [NFT_PTP, LEGACY_PTP]);
     }
 }

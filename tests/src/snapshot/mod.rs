@@ -1,9 +1,10 @@
 //! The state of a netns as text, to compare before and after. `exact` is for "as it was"; `shape` leaves out what differs
 //! between two makings of the same thing (indices, random hardware addresses, hash seeds).
 
+mod text;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -11,6 +12,8 @@ use anyhow::{Context, Result};
 use crate::command::Cmd;
 use crate::diff::line_diff;
 use crate::netns::Netns;
+use crate::process;
+use text::{shape, stable};
 
 /// Commands whose output makes the text, without counters.
 const COMMANDS: [&str; 10] = [
@@ -60,6 +63,13 @@ impl Snapshot {
             sections.insert(section.name().to_owned(), lines.concat());
         }
         Ok(Self(sections))
+    }
+
+    /// The sections that `wanted` names.
+    #[must_use]
+    pub fn part(&self, wanted: &[Section]) -> Self {
+        let named = |name: &str| wanted.iter().any(|section| section.name() == name);
+        Self(self.0.iter().filter(|(name, _)| named(name)).map(|(name, text)| (name.clone(), text.clone())).collect())
     }
 
     /// The same without the processes.
@@ -119,58 +129,6 @@ impl Section {
     }
 }
 
-/// Without comments (they hold dates) and counters, and sorted where the kernel's order is by hash.
-fn stable(command: &str, text: &str) -> String {
-    let mut lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).map(without_counters).collect();
-    if command.starts_with("ipset") {
-        lines.sort();
-    }
-    if command == "iptables-legacy-save" {
-        lines = without_untouched_tables(&lines);
-    }
-    lines.into_iter().map(|line| line + "\n").collect()
-}
-
-/// `:PREROUTING ACCEPT [12:3456]` without the numbers.
-fn without_counters(line: &str) -> String {
-    match line.rsplit_once(" [") {
-        Some((chain, _)) if line.starts_with(':') => chain.to_owned(),
-        _ => line.trim_end().to_owned(),
-    }
-}
-
-/// A legacy table is made in a netns when it is first looked at and can never be removed again; one that holds nothing
-/// but the built-in chains with their first policy does nothing, and is as good as none.
-fn without_untouched_tables(lines: &[String]) -> Vec<String> {
-    let tables = lines.split_inclusive(|line| line == "COMMIT");
-    let touched = |table: &&[String]| {
-        table.iter().any(|line| line.starts_with('-') || (line.starts_with(':') && !line.ends_with(" ACCEPT")))
-    };
-    tables.filter(touched).flatten().cloned().collect()
-}
-
-/// One line without indices, hardware addresses of tunnels, and hash seeds.
-fn shape(line: &str) -> String {
-    let tunnel = line.contains(" geneve ");
-    let mut words = line.split_whitespace().skip(usize::from(starts_with_index(line)));
-    let mut shaped = Vec::new();
-    while let Some(word) = words.next() {
-        shaped.push(word.split_once("@if").map_or(word, |(name, _)| name).to_owned());
-        if word == "initval" || (tunnel && word == "link/ether") {
-            words.next();
-            shaped.push("*".to_owned());
-        }
-    }
-    shaped.join(" ")
-}
-
-/// `ip rule` also starts with a number and a colon; there it is the priority.
-fn starts_with_index(line: &str) -> bool {
-    let mut words = line.split_whitespace();
-    let number = words.next().and_then(|word| word.strip_suffix(':')).is_some_and(|word| word.parse::<u32>().is_ok());
-    number && words.next() != Some("from")
-}
-
 fn sysctls(netns: &Netns) -> Result<String> {
     netns.run(|| {
         let mut lines = Vec::new();
@@ -195,45 +153,14 @@ fn collect(dir: &Path, lines: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Pid and name of every process whose netns this is.
 fn processes(netns: &Netns) -> Result<String> {
-    let inode = fs::metadata(netns.path()).with_context(|| format!("no netns {}", netns.name()))?.ino();
-    let mut lines = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let path = entry?.path();
-        // Processes that end meanwhile are not there.
-        if fs::metadata(path.join("ns/net")).is_ok_and(|ns| ns.ino() == inode)
-            && path.file_name().is_some_and(|name| name.to_string_lossy().parse::<u32>().is_ok())
-            && let Ok(name) = fs::read_to_string(path.join("comm"))
-        {
-            lines.push(format!("{} {}\n", path.display(), name.trim()));
-        }
-    }
-    lines.sort();
-    Ok(lines.concat())
+    let processes = process::inside(netns)?;
+    Ok(processes.into_iter().map(|process| format!("{} {}\n", process.pid, process.role)).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_empty_legacy_table_is_no_table() {
-        let text = "# Generated\n*mangle\n:PREROUTING ACCEPT [5:300]\nCOMMIT\n*nat\n:OUTPUT ACCEPT [0:0]\n:X - [0:0]\nCOMMIT\n";
-        assert_eq!(stable("iptables-legacy-save", text), "*nat\n:OUTPUT ACCEPT\n:X -\nCOMMIT\n");
-        assert!(stable("iptables-nft-save", text).starts_with("*mangle\n:PREROUTING ACCEPT\nCOMMIT\n"));
-    }
-
-    #[test]
-    fn the_shape_of_a_tunnel_is_without_index_and_random_address() {
-        let line = "7: istioin: <UP> mtu 1450 link/ether 0a:11:22:33:44:55 brd ff:ff geneve id 1000 remote 10.244.1.6";
-        assert_eq!(shape(line), "istioin: <UP> mtu 1450 link/ether * brd ff:ff geneve id 1000 remote 10.244.1.6");
-        assert_eq!(shape("2: eth0@if5: <UP>"), "eth0 <UP>");
-        assert_eq!(
-            shape("100:\tfrom all fwmark 0x200/0x200 goto 32766"),
-            "100: from all fwmark 0x200/0x200 goto 32766"
-        );
-    }
 
     #[test]
     fn a_diff_names_section_and_lines() {
