@@ -195,7 +195,9 @@ impl Lab {
 
 /// Ends what a lab started and had not yet recorded when it was interrupted. Other programs in there are people's.
 fn end_stragglers(netns: &Netns) -> Result<()> {
-    let ours = |process: &Process| process.role == "redirect-lab" || process.role == "redirect-agent";
+    let me = i32::try_from(std::process::id())?;
+    let ours =
+        |process: &Process| matches!(process.role.as_str(), "redirect-lab" | "redirect-agent") && process.pid != me;
     process::inside(netns)?.iter().filter(|process| ours(process)).try_for_each(Process::end)
 }
 

@@ -25,6 +25,6 @@ pub(crate) fn prepare(workspace: &Workspace) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["install", NAME, "--locked", "--version", VERSION, "--no-default-features"]);
     command.arg("--root").arg(&tools).arg("--target-dir").arg(tools.join("build"));
-    process::quiet(&mut command).with_context(|| format!("build {NAME}"))?;
+    process::run(&mut command).with_context(|| format!("build {NAME}"))?;
     Ok(program)
 }

@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
     /// Kernel: 5.10, 6.1, 6.12 or 7.x
     #[arg(long, value_name = "VERSION", default_value = kernels::DEFAULT.name)]
     kernel: Series,
-    /// Puts a file below /copy in the guest, which is on its PATH
+    /// Puts a file or folder below /copy in the guest, which is on its PATH
     #[arg(long, value_name = "PATH")]
     copy: Vec<PathBuf>,
     /// Kills the guest after this time

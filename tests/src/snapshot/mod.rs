@@ -154,8 +154,8 @@ fn collect(dir: &Path, lines: &mut Vec<String>) -> Result<()> {
 }
 
 fn processes(netns: &Netns) -> Result<String> {
-    let processes = process::inside(netns)?;
-    Ok(processes.into_iter().map(|process| format!("{} {}\n", process.pid, process.role)).collect())
+    let lines = process::inside(netns)?.into_iter().map(|process| format!("{} {}\n", process.pid, process.role));
+    Ok(lines.collect::<Vec<_>>().concat())
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub(super) fn install(workspace: &Workspace) -> Result<PathBuf> {
             FEATURE,
         ]);
         command.arg("--root").arg(&tools).arg("--target-dir").arg(tools.join("build")).env("LLVM_PREFIX", LLVM_PREFIX);
-        process::quiet(&mut command).with_context(|| format!("build {NAME}"))?;
+        process::run(&mut command).with_context(|| format!("build {NAME}"))?;
     }
     Ok(linker)
 }

@@ -27,7 +27,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
     progress::say(format!("building the BPF object with {toolchain}"));
     let built = workspace.cache("ebpf")?;
     let mut command = toolchain.cargo();
-    command.current_dir(workspace.root().join(PACKAGE)).args(["build", "--quiet", "--release", "-Z", "build-std=core"]);
+    command.current_dir(workspace.root().join(PACKAGE)).args(["build", "--release", "-Z", "build-std=core"]);
     command.args(["--target", TARGET]).arg("--target-dir").arg(&built);
     command.env("CARGO_ENCODED_RUSTFLAGS", flags(&linker).join("\u{1f}"));
     process::run(&mut command)?;

@@ -52,7 +52,21 @@ fn add_programs(tree: &mut Tree, guest: &Guest) -> Result<()> {
     tree.dir(places::COPY);
     for copy in &guest.copies {
         let source = copy.canonicalize().with_context(|| format!("find {}", copy.display()))?;
-        tree.copy_as(&source, &below(places::COPY, copy)?)?;
+        copy_all(tree, &source, &below(places::COPY, copy)?)?;
+    }
+    Ok(())
+}
+
+fn copy_all(tree: &mut Tree, source: &Path, path: &str) -> Result<()> {
+    if !source.is_dir() {
+        return tree.copy_as(source, path);
+    }
+    tree.dir(path);
+    for entry in fs::read_dir(source).with_context(|| format!("list {}", source.display()))? {
+        let entry = entry?;
+        // A link in a folder stays a link, and is not followed around in circles.
+        let (source, path) = (entry.path(), format!("{path}/{}", entry.file_name().to_string_lossy()));
+        if entry.file_type()?.is_dir() { copy_all(tree, &source, &path)? } else { tree.copy_as(&source, &path)? }
     }
     Ok(())
 }

@@ -56,6 +56,7 @@ struct Session {
 
 impl Session {
     fn start(guest: &Guest, archive: &Path, log: &Path) -> Result<Self> {
+        let log = File::create(log).with_context(|| format!("create {}", log.display()))?;
         let (console, console_of_qemu) = UnixStream::pair().context("make a socket")?;
         let (port, port_of_qemu) = UnixStream::pair().context("make a socket")?;
         let mut command = qemu::command(guest, archive);
@@ -70,7 +71,6 @@ impl Session {
         }
         read_console(console, sender.clone());
         read_frames(port.try_clone().context("share a socket")?, sender);
-        let log = File::create(log).with_context(|| format!("create {}", log.display()))?;
         let deadline = started + guest.deadline;
         Ok(Self { qemu, port, events, started, deadline, watch: Watch::default(), log, stderr: String::new() })
     }

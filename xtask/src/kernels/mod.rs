@@ -42,7 +42,8 @@ impl std::str::FromStr for Series {
 
     fn from_str(name: &str) -> Result<Self> {
         let known = || MATRIX.map(|series| series.name).join(", ");
-        let found = MATRIX.iter().find(|series| series.name == name);
+        // `7.3` means the series that it is of, of which there is one version.
+        let found = MATRIX.iter().find(|series| series.name == name || name.starts_with(series.prefix));
         found.copied().ok_or_else(|| anyhow!("no kernel `{name}`: there are {}", known()))
     }
 }
@@ -103,4 +104,18 @@ fn discard_older(folder: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_are_found_by_name_and_by_version() {
+        for (name, expected) in [("6.1", "6.1"), ("6.12", "6.12"), ("6.12.117", "6.12"), ("7.x", "7.x"), ("7.3", "7.x")]
+        {
+            assert_eq!(name.parse::<Series>().unwrap().name, expected);
+        }
+        assert!("6.2".parse::<Series>().unwrap_err().to_string().contains("5.10, 6.1, 6.12, 7.x"));
+    }
 }

@@ -21,7 +21,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<Totals> {
     for kind in [&["--lib", "--bins"][..], &["--doc"]] {
         progress::say(format!("cargo test --workspace {}", kind.join(" ")));
         let mut command = workspace.cargo();
-        command.args(["test", "--quiet", "--workspace", "--profile", PROFILE, "--no-fail-fast"]).args(kind);
+        command.args(["test", "--workspace", "--profile", PROFILE, "--no-fail-fast"]).args(kind);
         totals += tests(&mut command)?;
     }
     Ok(totals)
@@ -43,8 +43,7 @@ fn checks(workspace: &Workspace) -> Result<[(&'static str, Command); 4]> {
         "bans",
         "sources",
     ]);
-    let clippy =
-        ["clippy", "--quiet", "--workspace", "--all-targets", "--profile", PROFILE, "--", "--deny", "warnings"];
+    let clippy = ["clippy", "--workspace", "--all-targets", "--profile", PROFILE, "--", "--deny", "warnings"];
     Ok([
         ("cargo fmt --check", cargo(&["fmt", "--all", "--check"])),
         (
