@@ -27,7 +27,8 @@ struct Data {
     boot: String,
     /// The node's namespace: everything else on record was found from there.
     node: Option<NetnsId>,
-    backend: Option<Backend>,
+    /// Where chains of ours may stand: one backend, and two while the host changes over.
+    backends: Vec<Backend>,
     proxy: Option<Proxy>,
     /// Where that proxy's tunnels end on the node.
     node_ip: Option<Ipv4Addr>,
@@ -120,14 +121,23 @@ impl Record {
         self.change(|data| data.guard = Some(may_stand))
     }
 
-    /// The backend that our chains are in.
-    pub(crate) fn backend(&self) -> Option<Backend> {
-        self.data.backend
+    /// The backends that chains of ours may be in.
+    pub(crate) fn backends(&self) -> &[Backend] {
+        &self.data.backends
     }
 
-    /// Notes the backend before chains are written.
-    pub(crate) fn set_backend(&mut self, backend: Backend) -> anyhow::Result<()> {
-        self.change(|data| data.backend = Some(backend))
+    /// Notes a backend before chains are written to it.
+    pub(crate) fn add_backend(&mut self, backend: Backend) -> anyhow::Result<()> {
+        self.change(|data| {
+            if !data.backends.contains(&backend) {
+                data.backends.push(backend);
+            }
+        })
+    }
+
+    /// None of our chains is left in any other.
+    pub(crate) fn keep_backend(&mut self, backend: Backend) -> anyhow::Result<()> {
+        self.change(|data| data.backends.retain(|known| *known == backend))
     }
 
     /// Whether the agent made `route`.

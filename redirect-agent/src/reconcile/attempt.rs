@@ -4,11 +4,11 @@ use std::net::Ipv4Addr;
 
 use super::apply::{self, Place, Scope, Task};
 use super::doorbell::Cause;
-use super::{Plans, Programmed, Reconciler, events};
+use super::{Plans, Programmed, Reconciler, cleanup, events};
 use crate::enrol::{self, Cluster};
 use crate::facts::{self, Facts};
 use crate::kernel::links;
-use crate::plan::{self, Inputs, Plan};
+use crate::plan::{self, Inputs};
 use crate::proxy;
 use crate::resources::ledger::Ledger;
 
@@ -85,6 +85,7 @@ impl Reconciler {
         next: Option<Programmed>,
         ledger: &mut Ledger,
     ) -> anyhow::Result<Plans> {
+        self.record.add_backend(self.backend)?;
         let another = next.is_some();
         let mut candidate = next.or_else(|| self.programmed.take());
         let present = cluster.proxy.is_some() && candidate.is_some();
@@ -107,11 +108,11 @@ impl Reconciler {
         }
         let inputs = self.inputs(facts, cluster, node_ip, candidate.as_mut())?;
         plans.node = plan::node(&inputs);
-        self.change_backend(ledger)?;
         let same = self.settled.as_ref().is_some_and(|settled| settled.node.same_filter(&plans.node));
         let scope = if same { cause.scope() } else { Scope::Everything };
         let task = Task { plan: &plans.node, place: Place::Node, backend: self.backend, scope };
         apply::settle(&mut self.node, &mut self.record, ledger, task);
+        self.leave_other_backends(candidate.as_mut(), ledger)?;
         self.programmed = candidate;
         Ok(plans)
     }
@@ -136,15 +137,20 @@ impl Reconciler {
         Ok(Inputs { facts, meshed: &cluster.meshed, proxy, node_ip, tunnel_port, all_rp_filter })
     }
 
-    /// Chains of ours in the backend that is not used any more go when the new ones stand; here they are only noted.
-    fn change_backend(&mut self, ledger: &mut Ledger) -> anyhow::Result<()> {
-        if let Some(former) = self.record.backend().filter(|former| *former != self.backend) {
-            apply::remove_chains(&mut self.node, &mut self.record, ledger, Place::Node, former);
-            if let Some(programmed) = &mut self.programmed {
-                apply::remove_chains(&mut programmed.netns, &mut self.record, ledger, Place::Proxy, former);
+    /// Chains of ours in a backend that is not used any more go when the new ones stand: in between, both mark alike.
+    fn leave_other_backends(&mut self, programmed: Option<&mut Programmed>, ledger: &mut Ledger) -> anyhow::Result<()> {
+        let others: Vec<_> = self.record.backends().iter().copied().filter(|other| *other != self.backend).collect();
+        if others.is_empty() || !ledger.problems.is_empty() {
+            return Ok(());
+        }
+        let mut proxy = programmed.map(|programmed| &mut programmed.netns);
+        for other in others {
+            apply::remove_chains(&mut self.node, &mut self.record, ledger, Place::Node, other);
+            if let Some(netns) = proxy.as_deref_mut() {
+                apply::remove_chains(netns, &mut self.record, ledger, Place::Proxy, other);
             }
         }
-        self.record.set_backend(self.backend)
+        if ledger.problems.is_empty() { self.record.keep_backend(self.backend) } else { Ok(()) }
     }
 
     /// Takes what is ours out of the namespaces of former proxies, as far as they still exist.
@@ -152,9 +158,8 @@ impl Reconciler {
         for id in self.record.retired() {
             let before = ledger.problems.len();
             if let Some(mut netns) = proxy::find(self.node.id(), id) {
-                let (plan, scope) = (&Plan::default(), Scope::Everything);
-                let task = Task { plan, place: Place::Proxy, backend: self.backend, scope };
-                apply::settle(&mut netns, &mut self.record, ledger, task);
+                let backends = self.record.backends().to_vec();
+                cleanup::remove(&mut netns, &mut self.record, ledger, Place::Proxy, &backends);
             }
             if ledger.problems.len() == before
                 && let Err(error) = self.record.forget_netns(id)

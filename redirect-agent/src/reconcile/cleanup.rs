@@ -55,16 +55,17 @@ pub(crate) fn everything(node: &mut Netns, mut record: Record, programmed: Optio
     Outcome { writes: ledger.writes.total(), problems }
 }
 
-fn remove(netns: &mut Netns, record: &mut Record, ledger: &mut Ledger, place: Place, backends: &[Backend]) {
+/// Takes everything of ours out of one namespace.
+pub(super) fn remove(netns: &mut Netns, record: &mut Record, ledger: &mut Ledger, place: Place, backends: &[Backend]) {
     for backend in backends {
         let task = Task { plan: &Plan::default(), place, backend: *backend, scope: Scope::Everything };
         apply::settle(netns, record, ledger, task);
     }
 }
 
-/// The backend on record; without a record, every one that this host uses.
+/// The backends on record; without any, every one that this host uses.
 fn backends(record: &Record) -> Vec<Backend> {
-    record.backend().map_or_else(backend::in_use, |backend| vec![backend])
+    if record.backends().is_empty() { backend::in_use() } else { record.backends().to_vec() }
 }
 
 fn has_tunnel(netns: &mut Netns) -> bool {
