@@ -53,7 +53,7 @@ pub(crate) struct Run {
     /// Where to learn of pods: `manifests:DIR` watches a folder of Kubernetes YAML (Namespaces, Pods with status).
     #[arg(long, value_name = "SOURCE")]
     pub(crate) pods: PodSource,
-    /// Address of this node that ztunnel's tunnels end at [default: status.hostIP of this node's pods]
+    /// Address of this node that ztunnel's tunnels end at [default: status.hostIP of ztunnel's pod]
     #[arg(long, value_name = "IP")]
     pub(crate) node_ip: Option<Ipv4Addr>,
     /// Namespace where ztunnel runs; a pod labelled app=ztunnel elsewhere is not the node proxy.

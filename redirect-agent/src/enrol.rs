@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use k8s_openapi::api::core::v1::Pod;
 use redirect_common::names::{
-    ANNOTATION_REDIRECTION, ANNOTATION_SIDECAR, LABEL_MODE, MODE_AMBIENT, PROXY_APP, REDIRECTION_DISABLED,
+    ANNOTATION_REDIRECTION, ANNOTATION_SIDECAR, LABEL_MODE, MODE_AMBIENT, PROXY_APP, REDIRECTION_DISABLED, TUNNELS,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::proxy::ProxyPod;
+use crate::proxy::{Proxy, ProxyPod};
 use crate::resources::ledger::Problem;
 use crate::sources::Snapshot;
 
@@ -45,6 +45,9 @@ pub(crate) struct PodVerdict {
     pub(crate) name: String,
     pub(crate) uid: String,
     pub(crate) ips: Vec<IpAddr>,
+    /// Whether its phase says that its address may have been given away.
+    #[serde(skip)]
+    pub(crate) ended: bool,
     pub(crate) state: State,
     pub(crate) reason: Option<String>,
 }
@@ -64,6 +67,13 @@ pub(crate) struct Cluster {
     pub(crate) problems: Vec<Problem>,
 }
 
+impl Cluster {
+    /// Whether another pod than `proxy`, one that has not ended, has its address.
+    pub(crate) fn has_given_away(&self, proxy: &Proxy) -> bool {
+        self.pods.iter().any(|pod| pod.uid != proxy.uid && !pod.ended && pod.ips.contains(&proxy.ip))
+    }
+}
+
 /// Decides about every pod of this node.
 pub(crate) fn decide(snapshot: &Snapshot, rules: &Rules<'_>) -> Cluster {
     let here: Vec<_> = snapshot.pods.iter().filter(|pod| node_name(pod) == Some(rules.node_name)).collect();
@@ -73,8 +83,9 @@ pub(crate) fn decide(snapshot: &Snapshot, rules: &Rules<'_>) -> Cluster {
         .filter(|namespace| label(namespace.metadata.labels.as_ref(), LABEL_MODE) == Some(MODE_AMBIENT))
         .filter_map(|namespace| namespace.metadata.name.as_deref())
         .collect();
-    let owners = owners(&here);
     let mut cluster = Cluster { problems: snapshot.problems.clone(), ..Cluster::default() };
+    choose_proxy(&here, rules, &mut cluster);
+    let owners = owners(&here, cluster.proxy.as_ref());
     for pod in &here {
         let verdict = judge(pod, &ambient, &owners, rules);
         if verdict.state == State::Refused {
@@ -88,7 +99,6 @@ pub(crate) fn decide(snapshot: &Snapshot, rules: &Rules<'_>) -> Cluster {
         }
         cluster.pods.push(verdict);
     }
-    choose_proxy(&here, rules, &mut cluster);
     cluster.problems.extend(impostors(&here, rules));
     cluster.pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
     cluster
@@ -108,7 +118,15 @@ fn judge(pod: &Pod, ambient: &BTreeSet<&str>, owners: &Owners<'_>, rules: &Rules
         },
     };
     let PodName { namespace, name, uid } = name_of(pod);
-    PodVerdict { namespace: namespace.into(), name: name.into(), uid: uid.into(), ips, state, reason }
+    PodVerdict {
+        namespace: namespace.into(),
+        name: name.into(),
+        uid: uid.into(),
+        ips,
+        ended: ended(pod).is_some(),
+        state,
+        reason,
+    }
 }
 
 /// Whether the pod belongs to the mesh; the error says why not.
@@ -146,23 +164,28 @@ fn unusable(pod: &Pod, ips: &[IpAddr], owners: &Owners<'_>, rules: &Rules<'_>) -
         if rules.node_addresses.contains(ip) {
             return Some(format!("claims {ip}, which is an address of the node itself"));
         }
+        if TUNNELS.iter().any(|tunnel| *ip == tunnel.node_addr || *ip == tunnel.proxy_addr) {
+            return Some(format!("claims {ip}, which is an address of the tunnels to ztunnel"));
+        }
         if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
             return Some(format!("claims {ip}, which is no address of a pod"));
         }
         let owner = owners.get(ip)?;
         if !std::ptr::eq(*owner, pod) {
-            return Some(format!("claims {ip}, which belongs to the newer {}", object(owner)));
+            return Some(format!("claims {ip}, which belongs to {}", object(owner)));
         }
     }
     None
 }
 
-/// Which pod an address belongs to: the newest that claims it, because an ended or forgotten pod's address is given away.
+/// Which pod an address belongs to: the newest that claims it, because an ended or forgotten pod's address is given away;
+/// ztunnel's is ztunnel's, whoever claims it.
 type Owners<'a> = BTreeMap<IpAddr, &'a Pod>;
 
-fn owners<'a>(pods: &[&'a Pod]) -> Owners<'a> {
+fn owners<'a>(pods: &[&'a Pod], proxy: Option<&ProxyPod>) -> Owners<'a> {
     let mut sorted: Vec<_> = pods.iter().copied().filter(|pod| !is_host_network(pod) && ended(pod).is_none()).collect();
-    sorted.sort_by_key(|pod| age_key(pod));
+    let is_chosen = |pod: &Pod| proxy.is_some_and(|proxy| name_of(pod).uid == proxy.uid);
+    sorted.sort_by_key(|pod| (is_chosen(pod), age_key(pod)));
     sorted.into_iter().flat_map(|pod| ips(pod).0.into_iter().map(move |ip| (ip, pod))).collect()
 }
 

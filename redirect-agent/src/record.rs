@@ -36,6 +36,8 @@ struct Data {
     guard: Option<bool>,
     /// Namespaces of former proxies that still hold something of ours.
     retired: Vec<NetnsId>,
+    /// Namespaces other than the node's in which something was made.
+    touched: BTreeSet<NetnsId>,
     /// Keyed by the namespace; a list, as JSON has no other keys than text.
     netns: Vec<(NetnsId, Kept)>,
 }
@@ -103,10 +105,23 @@ impl Record {
         self.data.retired.clone()
     }
 
+    /// Notes a namespace before anything is made in it.
+    pub(crate) fn touch(&mut self, netns: NetnsId) -> anyhow::Result<()> {
+        self.change(|data| {
+            data.touched.insert(netns);
+        })
+    }
+
+    /// Whether something may have been made in the namespace.
+    pub(crate) fn touched(&self, netns: NetnsId) -> bool {
+        self.data.touched.contains(&netns)
+    }
+
     /// Nothing of ours is left in the namespace.
     pub(crate) fn forget_netns(&mut self, netns: NetnsId) -> anyhow::Result<()> {
         self.change(|data| {
             data.retired.retain(|retired| *retired != netns);
+            data.touched.remove(&netns);
             data.netns.retain(|(id, _)| *id != netns);
         })
     }
@@ -114,6 +129,11 @@ impl Record {
     /// Whether the bridge guard may stand.
     pub(crate) fn may_have_guard(&self) -> bool {
         self.data.guard.unwrap_or(true)
+    }
+
+    /// Whether it was made.
+    pub(crate) fn has_guard(&self) -> bool {
+        self.data.guard == Some(true)
     }
 
     /// Notes whether it may.
@@ -150,6 +170,14 @@ impl Record {
         self.change_kept(netns, |kept| {
             kept.routes.insert(route.clone());
         })
+    }
+
+    /// Forgets routes that neither stand nor are wanted: an equal one that comes later is somebody else's.
+    pub(crate) fn retain_routes(&mut self, netns: NetnsId, keep: impl Fn(&Route) -> bool) -> anyhow::Result<()> {
+        if self.kept(netns).is_none_or(|kept| kept.routes.iter().all(&keep)) {
+            return Ok(());
+        }
+        self.change_kept(netns, |kept| kept.routes.retain(|route| keep(route)))
     }
 
     /// The route is gone.
@@ -224,7 +252,12 @@ impl Record {
         if self.data == before && self.path.exists() {
             return Ok(());
         }
-        self.write().with_context(|| format!("write {}", self.path.display()))
+        if let Err(error) = self.write().with_context(|| format!("write {}", self.path.display())) {
+            // What is not in the file is not on record: the next try must write it.
+            self.data = before;
+            return Err(error);
+        }
+        Ok(())
     }
 
     fn write(&self) -> anyhow::Result<()> {

@@ -14,10 +14,8 @@ pub(crate) fn run(args: &Cleanup) -> anyhow::Result<()> {
     let outcome: Outcome = if let Some(_lock) = lock::take(directory)? {
         cleanup::offline(directory)?
     } else {
-        let outcome = client::ask(directory, Request::Cleanup)?;
         // The agent ends after it has answered; whoever looks next finds no process.
-        drop(lock::wait(directory)?);
-        outcome
+        client::ask_and_outlive(directory, Request::Cleanup)?
     };
     match args.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&outcome)?),

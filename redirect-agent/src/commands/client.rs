@@ -6,24 +6,48 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 
+use crate::kernel::process::{ends_within, pidfd};
 use crate::serve::{Answer, Request, SOCKET};
 
 /// As long as the agent takes at most for a cleanup, and a little.
 const PATIENCE: Duration = Duration::from_secs(200);
+/// How long an agent takes to end after its last answer.
+const END: Duration = Duration::from_secs(30);
 /// Larger than the status of the largest node.
 const ANSWER_LIMIT: u64 = 256 << 20;
 
 /// Sends `request` to the agent whose state is in `directory`.
 pub(crate) fn ask<T: DeserializeOwned>(directory: &Path, request: Request) -> anyhow::Result<T> {
+    exchange(connect(directory)?, request)
+}
+
+/// As [`ask`], and waits until that agent has ended.
+pub(crate) fn ask_and_outlive<T: DeserializeOwned>(directory: &Path, request: Request) -> anyhow::Result<T> {
+    let stream = connect(directory)?;
+    let agent = Pid::from_raw(getsockopt(&stream, sockopt::PeerCredentials)?.pid());
+    let process = pidfd(agent).context("watch the agent")?;
+    let answer = exchange(stream, request)?;
+    if !ends_within(&process, END)? {
+        bail!("the agent (pid {agent}) answered but does not end");
+    }
+    Ok(answer)
+}
+
+fn connect(directory: &Path) -> anyhow::Result<UnixStream> {
     let path = directory.join(SOCKET);
-    let mut stream = match UnixStream::connect(&path) {
+    match UnixStream::connect(&path) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
             bail!("no agent runs here (nobody listens on {}); start one with `redirect-agent run`", path.display())
         }
-        other => other.with_context(|| format!("connect to {}", path.display()))?,
-    };
+        other => other.with_context(|| format!("connect to {}", path.display())),
+    }
+}
+
+fn exchange<T: DeserializeOwned>(mut stream: UnixStream, request: Request) -> anyhow::Result<T> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.write_all(&[serde_json::to_vec(&request)?, b"\n".to_vec()].concat())?;

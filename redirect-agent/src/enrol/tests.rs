@@ -103,6 +103,17 @@ fn the_newer_of_two_pods_has_the_address() {
 }
 
 #[test]
+fn ztunnels_address_and_the_tunnels_belong_to_nobody_else() {
+    let labels = json!({ "app": "ztunnel" });
+    let ztunnel = with(pod("istio-system", "zt", "10.0.0.9"), "/metadata/labels", labels);
+    let newer = with(pod("mesh", "app", "10.0.0.9"), "/metadata/creationTimestamp", json!("2025-01-01T00:00:00Z"));
+    let both = cluster(&[ztunnel, newer]);
+    assert!(both.meshed.is_empty() && both.proxy.is_some());
+    assert_eq!(both.problems[0].object, "pod mesh/app");
+    assert_eq!(state(pod("mesh", "app", "192.168.126.2")).0, State::Refused);
+}
+
+#[test]
 fn ztunnel_is_the_newest_ready_one_of_its_namespace() {
     let zt = |namespace, name, ip| with(pod(namespace, name, ip), "/metadata/labels", json!({ "app": "ztunnel" }));
     let old = zt("istio-system", "old", "10.0.0.3");

@@ -2,12 +2,16 @@
 //! output bounded, a deadline, and the exit status as the only judge of success.
 
 use std::io::{Read, Write};
+use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
 
 /// Longer than the xtables lock is waited for, so that the tool itself can say what it waited on.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -44,21 +48,16 @@ pub(crate) fn run(program: &str, args: &[&str], input: &str) -> anyhow::Result<S
     stdout.with_context(|| format!("{program}: output"))
 }
 
+/// Whether `error` of [`run`] says that there is no such program.
+pub(crate) fn is_missing(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::NotFound)
+}
+
 /// Waits for the child's end; kills it at the deadline.
 fn wait(child: &mut std::process::Child) -> anyhow::Result<std::process::ExitStatus> {
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
-    let end = Instant::now() + DEADLINE;
-    let fd = pidfd(pid)?;
-    let remaining = end.saturating_duration_since(Instant::now());
-    let timeout = nix::poll::PollTimeout::try_from(remaining)?;
-    let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&fd), nix::poll::PollFlags::POLLIN)];
-    let ended = loop {
-        match nix::poll::poll(&mut fds, timeout) {
-            Err(nix::errno::Errno::EINTR) => {}
-            other => break other? > 0,
-        }
-    };
-    if !ended {
+    let fd = pidfd(Pid::from_raw(i32::try_from(child.id())?))?;
+    if !ends_within(&fd, DEADLINE)? {
         child.kill()?;
         child.wait()?;
         bail!("did not end within {} s and was killed", DEADLINE.as_secs());
@@ -66,8 +65,20 @@ fn wait(child: &mut std::process::Child) -> anyhow::Result<std::process::ExitSta
     Ok(child.wait()?)
 }
 
+/// Whether the process of a [`pidfd`] ends before `time` has passed.
+pub(crate) fn ends_within(process: &OwnedFd, time: Duration) -> anyhow::Result<bool> {
+    let end = Instant::now() + time;
+    loop {
+        let left = PollTimeout::try_from(end.saturating_duration_since(Instant::now()))?;
+        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], left) {
+            Err(Errno::EINTR) => {}
+            other => return Ok(other? > 0),
+        }
+    }
+}
+
 /// A descriptor that becomes readable when the process ends (`pidfd_open(2)`, Linux 5.3).
-fn pidfd(pid: nix::unistd::Pid) -> anyhow::Result<std::os::fd::OwnedFd> {
+pub(crate) fn pidfd(pid: Pid) -> anyhow::Result<OwnedFd> {
     // SAFETY: a system call without pointers; the result is checked before use.
     let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid.as_raw(), 0) };
     let fd = i32::try_from(fd)?;
@@ -75,7 +86,7 @@ fn pidfd(pid: nix::unistd::Pid) -> anyhow::Result<std::os::fd::OwnedFd> {
         return Err(std::io::Error::last_os_error()).context("pidfd_open");
     }
     // SAFETY: the kernel has just handed this descriptor to us and nobody else knows it.
-    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) })
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Everything the pipe gives, up to the limit.
@@ -92,13 +103,15 @@ fn drain(pipe: Option<impl Read>) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::run;
+    use super::{is_missing, run};
 
     #[test]
     fn input_output_and_status() {
         assert_eq!(run("cat", &[], "hello").unwrap(), "hello");
         let error = run("sh", &["-c", "echo no >&2; exit 3"], "").unwrap_err().to_string();
         assert!(error.contains("exit status: 3") && error.contains("no"), "{error}");
-        assert!(run("/no/such/tool", &[], "").unwrap_err().to_string().contains("package"));
+        let error = run("/no/such/tool", &[], "").unwrap_err();
+        assert!(error.to_string().contains("package") && is_missing(&error));
+        assert!(!is_missing(&run("false", &[], "").unwrap_err()));
     }
 }

@@ -4,18 +4,20 @@ use std::net::Ipv4Addr;
 
 use super::apply::{self, Place, Scope, Task};
 use super::doorbell::Cause;
-use super::{Plans, Programmed, Reconciler, cleanup, events};
+use super::{Plans, Programmed, RECONSIDER, Reconciler, cleanup, events};
 use crate::enrol::{self, Cluster};
 use crate::facts::{self, Facts};
 use crate::kernel::links;
 use crate::plan::{self, Inputs};
 use crate::proxy;
+use crate::resources::chain::backend;
 use crate::resources::ledger::Ledger;
 
 impl Reconciler {
     /// One run. `None` before the first complete snapshot: until then what stands is right.
     pub(super) fn attempt(&mut self, cause: Cause, ledger: &mut Ledger) -> anyhow::Result<Option<Plans>> {
         let Some(snapshot) = self.snapshots.borrow_and_update().clone() else { return Ok(None) };
+        self.reconsider_backend();
         let facts = Facts::observe(&mut self.node)?;
         let cluster = enrol::decide(
             &snapshot,
@@ -29,7 +31,9 @@ impl Reconciler {
         self.release_ended(&cluster);
         let next = self.next_proxy(&cluster, ledger);
         let plans = self.converge(cause, &facts, &cluster, node_ip, next, ledger)?;
-        self.clean_retired(ledger);
+        if ledger.problems.is_empty() {
+            self.clean_retired(ledger);
+        }
         self.facts = Some(facts);
         self.cluster = cluster;
         Ok(Some(plans))
@@ -37,7 +41,13 @@ impl Reconciler {
 
     /// The node's address that tunnels end at: configured, else what the pods' status says, else what it was.
     fn node_ip(&self, cluster: &Cluster, facts: &Facts, ledger: &mut Ledger) -> Option<Ipv4Addr> {
-        let ip = self.config.node_ip.or(cluster.host_ip).or(self.record.node_ip())?;
+        let Some(ip) = self.config.node_ip.or(cluster.host_ip).or(self.record.node_ip()) else {
+            if let Some(pod) = &cluster.proxy {
+                let message = "its status has no IPv4 hostIP that its tunnels could end at; set --node-ip";
+                ledger.problem(format!("pod {}/{}", pod.namespace, pod.name), message);
+            }
+            return None;
+        };
         if facts.addresses.contains(&ip.into()) {
             return Some(ip);
         }
@@ -94,8 +104,10 @@ impl Reconciler {
             let inputs = self.inputs(facts, cluster, node_ip, Some(programmed))?;
             plans.proxy = plan::proxy(&inputs);
             let before = ledger.problems.len();
+            self.record.touch(programmed.netns.id())?;
             let same = self.settled.as_ref().is_some_and(|settled| settled.proxy.same_filter(&plans.proxy));
-            let scope = if same && !another { cause.scope() } else { Scope::Everything };
+            let moved = self.record.backends() != [self.backend];
+            let scope = if same && !another && !moved { cause.scope() } else { Scope::Everything };
             let task = Task { plan: &plans.proxy, place: Place::Proxy, backend: self.backend, scope };
             apply::settle(&mut programmed.netns, &mut self.record, ledger, task);
             if ledger.problems.len() > before && self.record.proxy() != Some(&programmed.proxy) {
@@ -109,7 +121,8 @@ impl Reconciler {
         let inputs = self.inputs(facts, cluster, node_ip, candidate.as_mut())?;
         plans.node = plan::node(&inputs);
         let same = self.settled.as_ref().is_some_and(|settled| settled.node.same_filter(&plans.node));
-        let scope = if same { cause.scope() } else { Scope::Everything };
+        let moved = self.record.backends() != [self.backend];
+        let scope = if same && !moved { cause.scope() } else { Scope::Everything };
         let task = Task { plan: &plans.node, place: Place::Node, backend: self.backend, scope };
         apply::settle(&mut self.node, &mut self.record, ledger, task);
         self.leave_other_backends(candidate.as_mut(), ledger)?;
@@ -131,10 +144,24 @@ impl Reconciler {
                 let links = links::dump(programmed.netns.netlink())?;
                 (Some(&programmed.proxy), links)
             }
-            None => (self.record.proxy(), Vec::new()),
+            // Its address may belong to another pod by now, whose packets must not be taken for a proxy's.
+            None => (self.record.proxy().filter(|proxy| !cluster.has_given_away(proxy)), Vec::new()),
         };
         let tunnel_port = facts::tunnel_port(&facts.links, &links);
         Ok(Inputs { facts, meshed: &cluster.meshed, proxy, node_ip, tunnel_port, all_rp_filter })
+    }
+
+    /// kubelet and kube-proxy may start after the agent, in the backend that it did not guess.
+    fn reconsider_backend(&mut self) {
+        if self.backend_is_certain || !self.reconciles.is_multiple_of(RECONSIDER) {
+            return;
+        }
+        if let Ok(detected) = backend::detect() {
+            if detected.backend != self.backend {
+                tracing::warn!(from = %self.backend, to = %detected.backend, "the host uses another iptables; moving over");
+            }
+            (self.backend, self.backend_is_certain) = (detected.backend, detected.certain);
+        }
     }
 
     /// Chains of ours in a backend that is not used any more go when the new ones stand: in between, both mark alike.

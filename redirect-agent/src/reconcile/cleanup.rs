@@ -7,7 +7,7 @@ use redirect_common::names::TUNNELS;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::links;
-use crate::kernel::netns::{Netns, NetnsId};
+use crate::kernel::netns::Netns;
 use crate::plan::Plan;
 use crate::proxy;
 use crate::record::Record;
@@ -38,11 +38,10 @@ pub(crate) fn everything(node: &mut Netns, mut record: Record, programmed: Optio
     let backends = backends(&record);
     // The node's side first: it is what sends packets into the others.
     remove(node, &mut record, &mut ledger, Place::Node, &backends);
-    let known: Vec<NetnsId> = record.retired().into_iter().chain(record.proxy().map(|proxy| proxy.netns)).collect();
     let held = programmed.as_ref().map(Netns::id);
     let others = proxy::others(node.id()).filter(|netns| held != Some(netns.id()));
     for mut netns in programmed.into_iter().chain(others) {
-        if known.contains(&netns.id()) || has_tunnel(&mut netns) {
+        if record.touched(netns.id()) || has_tunnel(&mut netns) {
             remove(&mut netns, &mut record, &mut ledger, Place::Proxy, &backends);
         }
     }

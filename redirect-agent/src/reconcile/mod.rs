@@ -17,7 +17,7 @@ use crate::kernel::netns::Netns;
 use crate::plan::Plan;
 use crate::proxy::Proxy;
 use crate::record::Record;
-use crate::resources::chain::backend::{self, Backend};
+use crate::resources::chain::backend::{self, Backend, Detected};
 use crate::resources::ledger::{Ledger, Problem, Writes};
 use crate::sources::Snapshots;
 use crate::status::Status;
@@ -35,6 +35,8 @@ use doorbell::{Cause, Doorbell, Ring};
 const GATHER: Duration = Duration::from_millis(5);
 /// A neighbour that never stops changing the node costs us at most this share of a core's time.
 const PACE: Duration = Duration::from_millis(50);
+/// How many runs a guessed backend is kept before it is looked at again.
+const RECONSIDER: u64 = 10;
 /// After a failure the next try comes no later than this, and sooner at first.
 const RETRY: [Duration; 5] = [
     Duration::from_millis(50),
@@ -69,6 +71,8 @@ pub(crate) struct Reconciler {
     _node_events: events::Watch,
     record: Record,
     backend: Backend,
+    /// Neither configured nor said by Kubernetes: looked at again now and then.
+    backend_is_certain: bool,
     programmed: Option<Programmed>,
     /// The node as the last whole run found it.
     facts: Option<Facts>,
@@ -92,8 +96,8 @@ impl Reconciler {
     ) -> anyhow::Result<Self> {
         let node = Netns::current()?;
         let record = Record::open(&config.state_dir, node.id())?;
-        let backend = match config.backend {
-            Some(backend) => backend,
+        let detected = match config.backend {
+            Some(backend) => Detected { backend, certain: true },
             None => backend::detect().context("find out which iptables the host uses")?,
         };
         let events = events::watch(&node, &doorbell)?;
@@ -105,7 +109,8 @@ impl Reconciler {
             node,
             _node_events: events,
             record,
-            backend,
+            backend: detected.backend,
+            backend_is_certain: detected.certain,
             programmed: None,
             facts: None,
             cluster: Cluster::default(),
@@ -120,11 +125,19 @@ impl Reconciler {
     /// Runs until it is told to stop. The datapath stays, unless the last order was to clean up.
     pub(crate) fn run(mut self) -> anyhow::Result<()> {
         let mut cause = Cause::Anything;
+        let mut read_back = Instant::now();
         loop {
             let begun = Instant::now();
+            // Events that look at a part must not put off the look at the whole: ipset and legacy iptables tell nothing.
+            if read_back.elapsed() >= self.config.resync {
+                cause = Cause::Anything;
+            }
+            if cause == Cause::Anything {
+                read_back = begun;
+            }
             self.reconcile(cause);
             let timeout = match self.failures {
-                0 => self.config.resync,
+                0 => self.config.resync.saturating_sub(read_back.elapsed()),
                 failed => RETRY[failed.min(RETRY.len()) - 1].min(self.config.resync),
             };
             match self.doorbell.wait(timeout) {

@@ -67,8 +67,10 @@ fn with_datapath(mut pod: PodVerdict, reconciler: &Reconciler, proxy: &ProxyStat
     let unplumbed = pod.ips.iter().find(|ip| ip.is_ipv4() && !reconciler.plumbed(**ip));
     let reason = match unplumbed {
         Some(ip) => Some(format!("no interface of this node leads to {ip} yet")),
-        None if proxy.state != ProxyState::Programmed => Some("waits for ztunnel; its TCP is blocked meanwhile".into()),
-        None if !healthy => Some("the datapath is not in place yet; see problems".into()),
+        None if proxy.state == ProxyState::Absent => Some("waits for ztunnel; its TCP is blocked meanwhile".into()),
+        None if !healthy || proxy.state != ProxyState::Programmed => {
+            Some("the datapath is not in place yet; see problems".into())
+        }
         None => None,
     };
     if reason.is_some() {

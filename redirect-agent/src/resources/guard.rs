@@ -46,7 +46,8 @@ pub(crate) fn converge(context: &mut Context<'_>, desired: Option<&Guard>) -> an
     if desired.is_none() && !context.record.may_have_guard() {
         return Ok(());
     }
-    let observed = context.netns.run(|| observe(desired.is_some()))??;
+    let needed = desired.is_some() || context.record.has_guard();
+    let observed = context.netns.run(|| observe(needed))??;
     let want = desired.map(render);
     if observed == want.as_deref().map(squeeze) {
         return context.record.set_guard(want.is_some());
@@ -64,12 +65,12 @@ pub(crate) fn converge(context: &mut Context<'_>, desired: Option<&Guard>) -> an
     Ok(())
 }
 
-/// The table as nft prints it, white space folded; `None` when it is not there. A host without nft has no such table, which
-/// is an error only where one is wanted.
-fn observe(wanted: bool) -> anyhow::Result<Option<String>> {
+/// The table as nft prints it, white space folded; `None` when it is not there. That there is no nft is an error only where
+/// a table is wanted, or was made.
+fn observe(needed: bool) -> anyhow::Result<Option<String>> {
     let tables = match process::run("nft", &["list", "tables", "bridge"], "") {
         Ok(tables) => tables,
-        Err(_) if !wanted => return Ok(None),
+        Err(error) if !needed && process::is_missing(&error) => return Ok(None),
         Err(error) => {
             return Err(error).context("a bridge CNI needs nftables to keep pods from being switched past ztunnel");
         }

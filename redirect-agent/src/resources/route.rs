@@ -103,6 +103,7 @@ pub(crate) fn converge(context: &mut Context<'_>, desired: &BTreeSet<Route>) -> 
     let links = context.links()?.to_vec();
     let observed = observe(context.netns.netlink(), &links)?;
     let netns = context.netns.id();
+    context.record.retain_routes(netns, |route| observed.contains(route) || desired.contains(route))?;
     let changes = diff(desired, &observed, |route| context.record.made_route(netns, route));
     for change in changes {
         apply(context, &links, &change)?;

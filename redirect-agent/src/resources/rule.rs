@@ -5,7 +5,7 @@ use std::fmt;
 
 use anyhow::Context as _;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use redirect_common::names::{Mark, RulePriority, TableId};
@@ -77,7 +77,12 @@ fn observe(netlink: &mut Netlink) -> anyhow::Result<Vec<Rule>> {
 /// `None` for a rule with a selector or an action that ours never have.
 fn parse(message: &RuleMessage) -> Option<Rule> {
     let header = &message.header;
-    if header.family != AddressFamily::Inet || header.src_len != 0 || header.dst_len != 0 || header.tos != 0 {
+    if header.flags.contains(RuleFlags::Invert)
+        || header.family != AddressFamily::Inet
+        || header.src_len != 0
+        || header.dst_len != 0
+        || header.tos != 0
+    {
         return None;
     }
     let (mut priority, mut value, mut mask, mut table, mut goto) = (0, 0, None, u32::from(header.table), None);

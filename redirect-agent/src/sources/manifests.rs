@@ -5,10 +5,12 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use futures_util::StreamExt as _;
 use inotify::{Inotify, WatchMask};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -22,6 +24,9 @@ use crate::resources::ledger::Problem;
 const FILE_LIMIT: u64 = 16 << 20;
 /// Files beyond this number are reported and left out.
 const FILES_LIMIT: usize = 20_000;
+
+/// How often the folder is looked at without an event.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// What one file said.
 #[derive(Clone, Default, PartialEq, Debug)]
@@ -57,9 +62,11 @@ pub(crate) fn watch(directory: PathBuf) -> anyhow::Result<Snapshots> {
             tokio::select! {
                 () = sender.closed() => return,
                 event = events.next() => if !matches!(event, Some(Ok(_))) {
-                    tracing::error!("inotify ended; the folder of manifests is not followed any more");
-                    return;
+                    tracing::warn!("inotify failed; the folder of manifests is looked at every few seconds");
+                    tokio::time::sleep(LOOK).await;
                 },
+                // A folder that was removed and made anew has no watch: look, and watch what is there now.
+                () = tokio::time::sleep(LOOK) => drop(events.watches().add(&folder.directory, mask)),
             }
         }
     });
@@ -129,7 +136,8 @@ fn list(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 fn read_text(path: &Path) -> anyhow::Result<String> {
-    let file = File::open(path)?;
+    // Without O_NONBLOCK a named pipe would keep us waiting for a writer.
+    let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
         bail!("is not a regular file");
     }
@@ -147,8 +155,36 @@ struct Head {
     kind: Option<String>,
 }
 
-/// Reads a file's documents. One that is YAML but no valid Pod or Namespace is reported by itself; what is not YAML fails
-/// the file.
+/// What `kubectl get -o yaml` prints for several objects.
+#[derive(Deserialize)]
+struct List {
+    items: Vec<Item>,
+}
+
+/// An object of a list.
+#[derive(Deserialize)]
+#[serde(tag = "kind")]
+enum Item {
+    Pod(Box<Pod>),
+    Namespace(Box<Namespace>),
+    #[serde(other)]
+    Other,
+}
+
+impl Manifest {
+    fn add(&mut self, list: List) {
+        for item in list.items {
+            match item {
+                Item::Pod(pod) => self.pods.push(*pod),
+                Item::Namespace(namespace) => self.namespaces.push(*namespace),
+                Item::Other => self.problems.push("a list has objects that are not used here".to_owned()),
+            }
+        }
+    }
+}
+
+/// Reads a file's documents. A document of another kind is reported by itself; one that cannot be read fails the file,
+/// which then keeps what it said before: its pods must not leave the mesh by a typing error.
 fn parse(text: &str) -> anyhow::Result<Manifest> {
     let mut manifest = Manifest::default();
     for (number, document) in documents(text).enumerate() {
@@ -159,15 +195,14 @@ fn parse(text: &str) -> anyhow::Result<Manifest> {
         let outcome = match head.kind.as_deref() {
             Some("Pod") => serde_saphyr::from_str(document).map(|pod| manifest.pods.push(pod)),
             Some("Namespace") => serde_saphyr::from_str(document).map(|namespace| manifest.namespaces.push(namespace)),
+            Some("List") => serde_saphyr::from_str(document).map(|list: List| manifest.add(list)),
             other => {
                 let kind = other.unwrap_or("nothing");
                 manifest.problems.push(format!("document {}: a {kind} is not used here", number + 1));
                 continue;
             }
         };
-        if let Err(error) = outcome {
-            bail!("document {}: {error}", number + 1);
-        }
+        outcome.map_err(|error| anyhow!("document {}: {error}", number + 1))?;
     }
     Ok(manifest)
 }
@@ -203,6 +238,9 @@ mod tests {
     fn what_cannot_be_used_is_named() {
         assert!(parse("kind: Pod\n  bad: [indent").is_err());
         assert!(parse("kind: Pod\nmetadata: 5\n").unwrap_err().to_string().contains("document 1"));
+        let list = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: a}}\n- {kind: Service}\n";
+        let manifest = parse(list).unwrap();
+        assert_eq!((manifest.pods.len(), manifest.problems.len()), (1, 1));
         assert_eq!(parse("kind: Service\n").unwrap().problems, ["document 1: a Service is not used here"]);
         assert_eq!(parse("").unwrap(), Manifest::default());
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 
 use anyhow::bail;
+use redirect_common::names::CHAIN_PREFIX;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::process;
@@ -53,11 +54,20 @@ struct Evidence {
     rules: usize,
 }
 
+/// What has been found out about the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Detected {
+    /// The backend to use.
+    pub(crate) backend: Backend,
+    /// Kubernetes has said so; else it is a guess, and Kubernetes may come later.
+    pub(crate) certain: bool,
+}
+
 /// The backend that the calling thread's network namespace uses.
 ///
 /// # Errors
 /// Neither works; both reasons are named.
-pub(crate) fn detect() -> anyhow::Result<Backend> {
+pub(crate) fn detect() -> anyhow::Result<Detected> {
     let nft = evidence(Backend::Nft);
     let legacy = if legacy_in_use() { evidence(Backend::Legacy) } else { Ok(Evidence { hinted: false, rules: 0 }) };
     choose(nft, legacy)
@@ -70,16 +80,22 @@ pub(crate) fn in_use() -> Vec<Backend> {
     nft.into_iter().chain(legacy).collect()
 }
 
-fn choose(nft: anyhow::Result<Evidence>, legacy: anyhow::Result<Evidence>) -> anyhow::Result<Backend> {
-    match (nft, legacy) {
+fn choose(nft: anyhow::Result<Evidence>, legacy: anyhow::Result<Evidence>) -> anyhow::Result<Detected> {
+    let certain = [&nft, &legacy].into_iter().flatten().any(|evidence| evidence.hinted);
+    let backend = match (nft, legacy) {
         (Ok(nft), Ok(legacy)) if legacy.hinted != nft.hinted => {
-            Ok(if legacy.hinted { Backend::Legacy } else { Backend::Nft })
+            if legacy.hinted {
+                Backend::Legacy
+            } else {
+                Backend::Nft
+            }
         }
-        (Ok(nft), Ok(legacy)) => Ok(if legacy.rules > nft.rules { Backend::Legacy } else { Backend::Nft }),
-        (Ok(_), Err(_)) => Ok(Backend::Nft),
-        (Err(_), Ok(_)) => Ok(Backend::Legacy),
+        (Ok(nft), Ok(legacy)) if legacy.rules > nft.rules => Backend::Legacy,
+        (Ok(_), _) => Backend::Nft,
+        (Err(_), Ok(_)) => Backend::Legacy,
         (Err(nft), Err(legacy)) => bail!("no iptables works here: nft: {nft:#}; legacy: {legacy:#}"),
-    }
+    };
+    Ok(Detected { backend, certain })
 }
 
 fn evidence(backend: Backend) -> anyhow::Result<Evidence> {
@@ -88,7 +104,9 @@ fn evidence(backend: Backend) -> anyhow::Result<Evidence> {
         .lines()
         .filter_map(|line| line.strip_prefix(':'))
         .any(|chain| HINTS.iter().any(|hint| chain.split_whitespace().next() == Some(hint)));
-    Ok(Evidence { hinted, rules: save.lines().filter(|line| line.starts_with("-A ")).count() })
+    // Our own rules say nothing of the host.
+    let rules = save.lines().filter(|line| line.starts_with("-A ") && !line.contains(CHAIN_PREFIX));
+    Ok(Evidence { hinted, rules: rules.count() })
 }
 
 /// Asking legacy iptables for its rules creates its tables; the kernel's own list tells without that.
@@ -105,17 +123,23 @@ mod tests {
         Ok(Evidence { hinted, rules })
     }
 
+    fn chosen(nft: anyhow::Result<Evidence>, legacy: anyhow::Result<Evidence>) -> (Backend, bool) {
+        let Detected { backend, certain } = choose(nft, legacy).unwrap();
+        (backend, certain)
+    }
+
     #[test]
     fn a_hint_outweighs_numbers() {
-        assert_eq!(choose(evidence(false, 900), evidence(true, 1)).unwrap(), Backend::Legacy);
-        assert_eq!(choose(evidence(true, 1), evidence(false, 900)).unwrap(), Backend::Nft);
-        assert_eq!(choose(evidence(false, 2), evidence(false, 3)).unwrap(), Backend::Legacy);
-        assert_eq!(choose(evidence(false, 0), evidence(false, 0)).unwrap(), Backend::Nft);
+        assert_eq!(chosen(evidence(false, 900), evidence(true, 1)), (Backend::Legacy, true));
+        assert_eq!(chosen(evidence(true, 1), evidence(false, 900)), (Backend::Nft, true));
+        assert_eq!(chosen(evidence(false, 2), evidence(false, 3)), (Backend::Legacy, false));
+        assert_eq!(chosen(evidence(false, 0), evidence(false, 0)), (Backend::Nft, false));
     }
 
     #[test]
     fn one_that_fails_is_not_used() {
-        assert_eq!(choose(Err(anyhow::anyhow!("no")), evidence(false, 0)).unwrap(), Backend::Legacy);
+        assert_eq!(chosen(Err(anyhow::anyhow!("no")), evidence(false, 0)), (Backend::Legacy, false));
+        assert_eq!(chosen(evidence(false, 0), Err(anyhow::anyhow!("no"))), (Backend::Nft, false));
         assert!(choose(Err(anyhow::anyhow!("a")), Err(anyhow::anyhow!("b"))).is_err());
     }
 }

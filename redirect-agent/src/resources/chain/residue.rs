@@ -73,7 +73,12 @@ pub(super) fn remove(context: &mut Context<'_>, backend: Backend) -> anyhow::Res
     let made = context.record.made(netns);
     for Made { table, chain } in made.iter().filter(|made| made.chain.is_some()) {
         let chain = chain.as_deref().unwrap_or_default();
-        // Refused when others have come to use it: then it is theirs.
+        // Refused when others have come to use it: then it is theirs. So it is when they have given it a policy, which the
+        // kernel would let go.
+        let listing = context.netns.run(|| process::run("nft", &["list", "chain", "ip", table, chain], ""))?;
+        if !listing.is_ok_and(|text| text.contains("policy accept;")) {
+            continue;
+        }
         drop(context.netns.run(|| process::run("nft", &["delete", "chain", "ip", table, chain], ""))?);
     }
     for Made { table, .. } in made.iter().filter(|made| made.chain.is_none()) {
