@@ -82,7 +82,7 @@ fn installed(listing: &str) -> Vec<String> {
 
 fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
-    command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8").arg("-qq");
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8").args(["-qq", "-o", "Acquire::Retries=3"]);
     command
 }
 

@@ -100,6 +100,7 @@ fn private(apt: &Path, program: &str) -> Result<Command> {
         format!("Dir::State::lists={apt}/lists"),
         format!("Dir::Cache={apt}/cache"),
         "Dir::Etc::sourceparts=/dev/null".to_owned(),
+        "Acquire::Retries=3".to_owned(),
         "Dir::Etc::preferences=/dev/null".to_owned(),
         "Dir::Etc::preferencesparts=/dev/null".to_owned(),
         // The cache is root's: apt's own unprivileged user could not write there, and says so every time.
