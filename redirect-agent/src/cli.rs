@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use redirect_common::names;
+use serde::{Deserialize, Serialize};
 
 use crate::resources::chain::backend::Backend;
 
@@ -27,6 +28,8 @@ pub(crate) enum Command {
     Run(Run),
     /// Show what the running agent does: ztunnel, pods, writes, repairs, problems.
     Status(Status),
+    /// Print the running agent's numbers as `OpenMetrics` text, for a collector that reads files or runs programs.
+    Metrics(Metrics),
     /// Return the node to what it was before `run`; a running agent does it and ends.
     Cleanup(Cleanup),
     /// Print the node's iptables rules as an input of `iptables-restore --noflush`; nothing is changed.
@@ -47,6 +50,17 @@ pub(crate) struct Run {
     /// How packets are marked.
     #[arg(long, value_enum, default_value_t = Mode::Iptables)]
     pub(crate) mode: Mode,
+    /// In ebpf mode: how the programs are attached.
+    #[arg(long, value_enum, default_value_t = TcAttach::Auto)]
+    pub(crate) tc_attach: TcAttach,
+    /// In ebpf mode: end with the reason where BPF cannot be used, instead of going on in iptables mode.
+    #[arg(long)]
+    pub(crate) no_fallback: bool,
+    /// In ebpf mode: how many TCP flows are remembered, and as many of UDP; the longest unused is given up.
+    #[arg(long, value_name = "FLOWS", default_value_t = redirect_common::maps::DEFAULT_FLOWS, value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
+    pub(crate) flows: u32,
+    #[command(flatten)]
+    pub(crate) bpf: BpfDir,
     /// Name of this node, as in the pods' spec.nodeName.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: String,
@@ -69,11 +83,43 @@ pub(crate) struct Run {
     pub(crate) state: StateDir,
 }
 
+/// Where maps and programs are pinned.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct BpfDir {
+    /// Directory of the pinned programs and maps, on a bpf file system.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/redirect")]
+    pub(crate) bpf_dir: PathBuf,
+}
+
 /// How packets are marked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Mode {
+    /// tc programs that look pods up in a BPF map; iptables where BPF cannot be used.
+    Ebpf,
     /// iptables rules and an ipset.
     Iptables,
+}
+
+impl Mode {
+    /// As the command line and `status` name it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Ebpf => "ebpf",
+            Self::Iptables => "iptables",
+        }
+    }
+}
+
+/// How tc programs are attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum TcAttach {
+    /// TCX where the kernel has it, else clsact.
+    Auto,
+    /// BPF links (Linux 6.6).
+    Tcx,
+    /// Filters of a clsact qdisc.
+    Clsact,
 }
 
 /// Which iptables to use.
@@ -124,9 +170,17 @@ pub(crate) struct Status {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct Metrics {
+    #[command(flatten)]
+    pub(crate) state: StateDir,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Cleanup {
     #[command(flatten)]
     pub(crate) state: StateDir,
+    #[command(flatten)]
+    pub(crate) bpf: BpfDir,
     /// How to print what was done.
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     pub(crate) output: Output,

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cli::{Mode, TcAttach};
 use crate::resources::chain::backend::Backend;
 
 /// Configuration of a running agent.
@@ -17,6 +18,16 @@ pub(crate) struct Config {
     pub(crate) proxy_namespace: String,
     /// `None` takes the one that the host uses.
     pub(crate) backend: Option<Backend>,
+    /// How packets are to be marked.
+    pub(crate) mode: Mode,
+    /// How programs are attached.
+    pub(crate) tc_attach: TcAttach,
+    /// Where BPF cannot be used, end and do not go on in iptables mode.
+    pub(crate) no_fallback: bool,
+    /// How many flows are remembered.
+    pub(crate) flows: u32,
+    /// Where programs and maps are pinned.
+    pub(crate) bpf_dir: PathBuf,
     /// Record, lock and socket.
     pub(crate) state_dir: PathBuf,
     /// How often everything is read back without an event.

@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
 
+mod bpf;
 mod cli;
 mod commands;
 mod config;
@@ -19,6 +20,7 @@ mod datapaths;
 mod enrol;
 mod facts;
 mod kernel;
+mod metrics;
 mod plan;
 mod proxy;
 mod reconcile;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => commands::run::run(args),
         Command::Status(args) => commands::status::run(&args),
+        Command::Metrics(args) => commands::metrics::run(&args),
         Command::Cleanup(args) => commands::cleanup::run(&args),
         Command::Rules(args) => commands::rules::run(&args),
     };

@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use crate::cli::Mode;
 use crate::kernel::netns::NetnsId;
 use crate::proxy::Proxy;
 use crate::resources::chain::backend::Backend;
 use crate::resources::chain::residue::Made;
+use crate::resources::guard::Family;
 use crate::resources::route::Route;
 use crate::resources::sysctl::Saved;
 
@@ -29,11 +31,15 @@ struct Data {
     node: Option<NetnsId>,
     /// Where chains of ours may stand: one backend, and two while the host changes over.
     backends: Vec<Backend>,
+    /// Modes of which something may stand; a record from before there were two has none, and means iptables.
+    #[serde(default)]
+    modes: Vec<Mode>,
     proxy: Option<Proxy>,
     /// Where that proxy's tunnels end on the node.
     node_ip: Option<Ipv4Addr>,
-    /// Whether the bridge guard may stand; a new record does not know.
-    guard: Option<bool>,
+    /// Which guards may stand; a new record does not know.
+    #[serde(default)]
+    guards: BTreeMap<Family, bool>,
     /// Namespaces of former proxies that still hold something of ours.
     retired: Vec<NetnsId>,
     /// Namespaces other than the node's in which something was made.
@@ -48,6 +54,9 @@ struct Kept {
     sysctls: Vec<Saved>,
     routes: BTreeSet<Route>,
     made: BTreeSet<Made>,
+    /// Devices that we gave a `clsact` qdisc.
+    #[serde(default)]
+    qdiscs: BTreeSet<u32>,
 }
 
 /// The record, and the file that holds it.
@@ -126,19 +135,43 @@ impl Record {
         })
     }
 
-    /// Whether the bridge guard may stand.
-    pub(crate) fn may_have_guard(&self) -> bool {
-        self.data.guard.unwrap_or(true)
+    /// Whether the guard of a family may stand.
+    pub(crate) fn may_have_guard(&self, family: Family) -> bool {
+        self.data.guards.get(&family).copied().unwrap_or(true)
     }
 
     /// Whether it was made.
-    pub(crate) fn has_guard(&self) -> bool {
-        self.data.guard == Some(true)
+    pub(crate) fn has_guard(&self, family: Family) -> bool {
+        self.data.guards.get(&family) == Some(&true)
     }
 
     /// Notes whether it may.
-    pub(crate) fn set_guard(&mut self, may_stand: bool) -> anyhow::Result<()> {
-        self.change(|data| data.guard = Some(may_stand))
+    pub(crate) fn set_guard(&mut self, family: Family, may_stand: bool) -> anyhow::Result<()> {
+        self.change(|data| {
+            data.guards.insert(family, may_stand);
+        })
+    }
+
+    /// The modes of which something may stand.
+    pub(crate) fn modes(&self) -> Vec<Mode> {
+        match self.data.modes.as_slice() {
+            [] if !self.data.backends.is_empty() => vec![Mode::Iptables],
+            modes => modes.to_vec(),
+        }
+    }
+
+    /// Notes a mode before anything of it is made.
+    pub(crate) fn add_mode(&mut self, mode: Mode) -> anyhow::Result<()> {
+        let mut modes = self.modes();
+        if !modes.contains(&mode) {
+            modes.push(mode);
+        }
+        self.change(|data| data.modes = modes)
+    }
+
+    /// Nothing of any other mode is left.
+    pub(crate) fn keep_mode(&mut self, mode: Mode) -> anyhow::Result<()> {
+        self.change(|data| data.modes = vec![mode])
     }
 
     /// The backends that chains of ours may be in.
@@ -223,6 +256,26 @@ impl Record {
     /// They are gone, or others'.
     pub(crate) fn forget_made(&mut self, netns: NetnsId) -> anyhow::Result<()> {
         self.change_kept(netns, |kept| kept.made.clear())
+    }
+
+    /// Whether the agent gave the device its `clsact` qdisc.
+    pub(crate) fn made_qdisc(&self, netns: NetnsId, index: u32) -> bool {
+        self.kept(netns).is_some_and(|kept| kept.qdiscs.contains(&index))
+    }
+
+    /// Notes a device before it is given one.
+    pub(crate) fn add_qdisc(&mut self, netns: NetnsId, index: u32) -> anyhow::Result<()> {
+        self.change_kept(netns, |kept| {
+            kept.qdiscs.insert(index);
+        })
+    }
+
+    /// Forgets devices whose qdisc of ours is gone: one that comes later is somebody else's.
+    pub(crate) fn retain_qdiscs(&mut self, netns: NetnsId, keep: impl Fn(u32) -> bool) -> anyhow::Result<()> {
+        if self.kept(netns).is_none_or(|kept| kept.qdiscs.iter().all(|index| keep(*index))) {
+            return Ok(());
+        }
+        self.change_kept(netns, |kept| kept.qdiscs.retain(|index| keep(*index)))
     }
 
     /// Removes the file: nothing stands any more.

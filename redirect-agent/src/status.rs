@@ -1,5 +1,6 @@
 //! What the agent says of itself, as JSON and as text.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
@@ -13,7 +14,14 @@ use crate::resources::ledger::{Kind, Problem, Writes};
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Status {
     pub(crate) node: String,
+    /// The mode in force.
     pub(crate) mode: String,
+    /// The mode that was asked for.
+    pub(crate) requested_mode: String,
+    /// Why the mode in force is another.
+    pub(crate) fallback_reason: Option<String>,
+    /// How programs are attached in ebpf mode.
+    pub(crate) tc_attach: Option<String>,
     /// Which iptables is used.
     pub(crate) backend: Option<Backend>,
     /// The last run ended with everything as planned.
@@ -24,10 +32,16 @@ pub(crate) struct Status {
     pub(crate) writes: Writes,
     /// Those of the writes that put back what somebody else had changed.
     pub(crate) repairs: Writes,
+    /// Packets that the BPF programs judged, by verdict, at the end of the last run.
+    #[serde(default)]
+    pub(crate) packets: BTreeMap<String, u64>,
     /// UDP port of the tunnels.
     pub(crate) tunnel_port: Option<u16>,
     pub(crate) proxy: ProxyStatus,
     pub(crate) pods: Vec<PodVerdict>,
+    /// What is not wrong by itself, and may explain what is.
+    #[serde(default)]
+    pub(crate) notes: Vec<Problem>,
     pub(crate) problems: Vec<Problem>,
 }
 
@@ -59,9 +73,13 @@ pub(crate) enum ProxyState {
 /// For a person. Every line stands by itself, so that a part of it can be pasted.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let backend = self.backend.map_or_else(String::new, |backend| format!(" ({backend})"));
+        let attach = self.tc_attach.as_ref().map_or_else(String::new, |attach| format!("{attach}, "));
+        let backend = self.backend.map_or_else(String::new, |backend| format!(" ({attach}{backend})"));
         let health = if self.ready { "ready" } else { "NOT READY" };
         writeln!(f, "node {}: {health}, mode {}{backend}", self.node, self.mode)?;
+        if let Some(reason) = &self.fallback_reason {
+            writeln!(f, "fallback: asked for mode {}; {reason}", self.requested_mode)?;
+        }
         writeln!(f, "ztunnel: {}", self.proxy)?;
         let meshed = self.pods.iter().filter(|pod| pod.state == State::Meshed).count();
         writeln!(f, "pods: {meshed} meshed of {} on this node", self.pods.len())?;
@@ -69,6 +87,13 @@ impl fmt::Display for Status {
             writeln!(f, "  {}", pod_line(pod))?;
         }
         writeln!(f, "writes: {}; repairs: {}", counts(&self.writes), counts(&self.repairs))?;
+        if !self.packets.is_empty() {
+            let counts: Vec<_> = self.packets.iter().map(|(verdict, count)| format!("{verdict} {count}")).collect();
+            writeln!(f, "packets: {}", counts.join(", "))?;
+        }
+        for note in &self.notes {
+            writeln!(f, "note: {}: {}", note.object, note.message)?;
+        }
         for problem in &self.problems {
             writeln!(f, "problem: {}: {}", problem.object, problem.message)?;
         }

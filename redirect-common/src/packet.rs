@@ -10,12 +10,14 @@ mod ipv6;
 mod octets;
 
 use core::fmt;
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 
 pub use ethernet::MAX_TAGS;
 pub use ipv6::MAX_HEADERS;
 pub use octets::Octets;
 
+/// IP protocol number of `ICMPv4`.
+pub const ICMP: u8 = 1;
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
@@ -32,6 +34,57 @@ pub struct Packet {
     pub protocol: u8,
     /// Ports, host byte order; `None` where the packet has none: another protocol, a later fragment, a truncated header.
     pub ports: Option<Ports>,
+    /// It is the first segment of a new TCP connection (SYN without ACK, RFC 9293 section 3.5).
+    pub opens: bool,
+    /// The packet that an `ICMPv4` error is about (RFC 792), as far as the law asks: its ends.
+    pub about: About,
+}
+
+/// Both ends of a connection, as a packet of it names them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ends {
+    /// Source address.
+    pub source: Ipv4Addr,
+    /// Destination address.
+    pub destination: Ipv4Addr,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Its ports.
+    pub ports: Ports,
+}
+
+/// The ends of what an ICMP error is about, or nothing. Not an `Option`: what is not there is zero and not undefined, because a
+/// BPF program may not even copy what was never written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct About {
+    ends: Ends,
+    known: bool,
+}
+
+impl About {
+    /// Nothing.
+    pub const NOTHING: Self = Self {
+        ends: Ends {
+            source: Ipv4Addr::UNSPECIFIED,
+            destination: Ipv4Addr::UNSPECIFIED,
+            protocol: 0,
+            ports: Ports { source: 0, destination: 0 },
+        },
+        known: false,
+    };
+
+    /// These ends.
+    #[must_use]
+    pub const fn new(ends: Ends) -> Self {
+        Self { ends, known: true }
+    }
+
+    /// The ends, if there are any.
+    #[inline]
+    #[must_use]
+    pub const fn ends(&self) -> Option<&Ends> {
+        if self.known { Some(&self.ends) } else { None }
+    }
 }
 
 /// Source and destination port, host byte order.
@@ -64,7 +117,13 @@ impl Packet {
     /// Reads a frame that begins with its Ethernet header.
     #[inline]
     pub fn from_ethernet(frame: &(impl Octets + ?Sized)) -> Result<Self, Unparsed> {
-        ethernet::parse(frame)
+        ethernet::parse::<true>(frame)
+    }
+
+    /// As [`Self::from_ethernet`]; IPv6 counts as no IP. For programs that leave it alone and need not carry its parser.
+    #[inline]
+    pub fn ipv4_from_ethernet(frame: &(impl Octets + ?Sized)) -> Result<Self, Unparsed> {
+        ethernet::parse::<false>(frame)
     }
 
     /// Reads a packet that begins with its IP header, as a local socket's does on its way out.
@@ -87,6 +146,18 @@ fn ports(octets: &(impl Octets + ?Sized), protocol: u8, offset: usize, end: usiz
     }
     let [s0, s1, d0, d1] = octets.octets(offset)?;
     Some(Ports { source: u16::from_be_bytes([s0, s1]), destination: u16::from_be_bytes([d0, d1]) })
+}
+
+/// Whether the TCP header at `offset` has SYN and not ACK; a header that is cut off before its flags opens nothing.
+#[inline]
+fn opens(octets: &(impl Octets + ?Sized), protocol: u8, offset: usize, end: usize) -> bool {
+    const FLAGS_AT: usize = 13;
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    if protocol != TCP || offset + FLAGS_AT >= end {
+        return false;
+    }
+    octets.octets(offset + FLAGS_AT).is_some_and(|[flags]| flags & (SYN | ACK) == SYN)
 }
 
 impl fmt::Display for Unparsed {

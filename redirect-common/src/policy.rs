@@ -116,11 +116,13 @@ impl Row {
 }
 
 /// Decides about one packet.
+#[inline(always)]
 #[must_use]
 pub fn decide(hook: Hook, packet: &Packet, view: &impl View) -> Verdict {
     row(hook, packet, view).verdict()
 }
 
+#[inline(always)]
 fn row(hook: Hook, packet: &Packet, view: &impl View) -> Row {
     let from_proxy = hook == Hook::Ingress(Ingress::Proxy);
     if hook == Hook::Ingress(Ingress::Tunnel) {

@@ -1,37 +1,113 @@
 //! The programs that the kernel runs, one short entry per hook: parse, decide, act. What they agree on with user space, and
 //! the law itself, is in `redirect-common`.
-//!
-//! For now there is one program, and it only looks: it counts packets by whether their source is a meshed pod, and leaves
-//! every packet and every mark as they are. It shows that the toolchain, the loader and the verifiers of all kernels agree;
-//! `--mode ebpf`, which decides and marks, is built on it.
 
 #![no_std]
 #![no_main]
 
 mod count;
+mod judge;
+mod local;
 mod maps;
+mod scratch;
 mod skb;
+mod view;
 
-use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use redirect_common::packet::Packet;
+use redirect_common::maps::Counter;
+use redirect_common::names::SKIP;
+use redirect_common::packet::TCP;
+use redirect_common::policy::{Hook, Ingress};
 
-use crate::count::{Counter, count};
+use crate::count::count;
+use crate::judge::{DROP, NEXT, Unreadable, judge, read, route_not_switch};
+use crate::scratch::scratch;
 use crate::skb::Skb;
+use crate::view::pod;
 
-/// On the ingress of a pod's host-side veth. It gives no verdict of its own: others' programs on the same hook run after it.
+/// Ingress of a pod's host-side veth, meshed or not.
 #[classifier]
 pub fn redirect_from_pod(context: TcContext) -> i32 {
-    count(look(&Skb::new(&context)));
-    TC_ACT_UNSPEC
+    from_port(&Skb::new(&context), Ingress::Other)
 }
 
-fn look(skb: &Skb<'_>) -> Counter {
-    match Packet::from_ethernet(skb) {
-        Ok(packet) if maps::is_meshed(packet.source) => Counter::Meshed,
-        Ok(_) => Counter::Other,
-        Err(_) => Counter::Unparsed,
+/// Ingress of ztunnel's host-side veth.
+#[classifier]
+pub fn redirect_from_proxy(context: TcContext) -> i32 {
+    from_port(&Skb::new(&context), Ingress::Proxy)
+}
+
+/// Ingress of what leads to other nodes.
+#[classifier]
+pub fn redirect_from_network(context: TcContext) -> i32 {
+    mark(&Skb::new(&context), Ingress::Other)
+}
+
+/// Ingress of `istioin` and `istioout`.
+#[classifier]
+pub fn redirect_from_tunnel(context: TcContext) -> i32 {
+    mark(&Skb::new(&context), Ingress::Tunnel)
+}
+
+/// Egress of `istioin`: what the node's own sockets send to meshed pods comes here, because the table of meshed pods leads
+/// here. What arrived from elsewhere has been judged there.
+#[classifier]
+pub fn redirect_from_node(context: TcContext) -> i32 {
+    let skb = Skb::new(&context);
+    if skb.is_local() { local::send(&skb) } else { NEXT }
+}
+
+/// Egress of pods' host-side veths: TCP that comes to a meshed pod from elsewhere, and that neither ztunnel nor the law sent,
+/// has lost its way into `istioin`.
+#[classifier]
+pub fn redirect_to_pod(context: TcContext) -> i32 {
+    let skb = Skb::new(&context);
+    if SKIP.matches(skb.mark()) {
+        return NEXT;
+    }
+    let Some(scratch) = scratch() else { return NEXT };
+    if skb.is_local() {
+        // The way into `istioin` is missing, or the pod is not meshed: the law holds all the same, and the replies to a probe
+        // have to be known.
+        return match judge(&skb, Hook::Output, Unreadable::Passes, scratch) {
+            Ok(_) => NEXT,
+            Err(action) => action,
+        };
+    }
+    match read(&skb, Unreadable::Passes, scratch) {
+        Ok(packet) if packet.protocol == TCP && pod(packet.destination).is_some() => {
+            count(Counter::Bypass as u32);
+            DROP
+        }
+        Ok(_) => NEXT,
+        Err(action) => action,
+    }
+}
+
+/// Does nothing: what the others' times are compared with.
+#[classifier]
+pub fn empty(_context: TcContext) -> i32 {
+    NEXT
+}
+
+#[inline(always)]
+fn mark(skb: &Skb<'_>, ingress: Ingress) -> i32 {
+    let Some(scratch) = scratch() else { return NEXT };
+    match judge(skb, Hook::Ingress(ingress), Unreadable::Passes, scratch) {
+        Ok(_) => NEXT,
+        Err(action) => action,
+    }
+}
+
+#[inline(always)]
+fn from_port(skb: &Skb<'_>, ingress: Ingress) -> i32 {
+    let Some(scratch) = scratch() else { return NEXT };
+    match judge(skb, Hook::Ingress(ingress), Unreadable::Drops, scratch) {
+        Ok((packet, _)) => {
+            route_not_switch(skb, packet);
+            NEXT
+        }
+        Err(action) => action,
     }
 }
 

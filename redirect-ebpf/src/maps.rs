@@ -1,30 +1,30 @@
-//! The maps, and how they are asked.
+//! The maps. Their records, names and sizes are in `redirect_common::maps`; the agent pins and fills them.
 
-use core::net::IpAddr;
-
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use redirect_common::flow::{Flow, Remembered};
+use redirect_common::maps::{
+    Address, COUNTERS, Config, DEFAULT_FLOWS, MAX_NODE_ADDRESSES, MAX_PODS, MAX_PORTS, Pod, Port,
+};
 
-use crate::count::COUNTERS;
-
-/// How many addresses of meshed pods a node can have.
-const MAX_PODS: u32 = 4096;
-
-/// Addresses of the meshed pods of this node, as IPv6 (IPv4 mapped, RFC 4291 section 2.5.5.2). The value is for later.
 #[map]
-static PODS: HashMap<[u8; 16], u32> = HashMap::with_max_entries(MAX_PODS, 0);
+pub(crate) static PODS: HashMap<Address, Pod> = HashMap::with_max_entries(MAX_PODS, BPF_F_NO_PREALLOC);
 
-/// Packets by [`crate::count::Counter`].
+#[map]
+pub(crate) static FLOWS: LruHashMap<Flow, Remembered> = LruHashMap::with_max_entries(DEFAULT_FLOWS, 0);
+
+#[map]
+pub(crate) static DATAGRAMS: LruHashMap<Flow, Remembered> = LruHashMap::with_max_entries(DEFAULT_FLOWS, 0);
+
+#[map]
+pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static NODE: HashMap<Address, u32> = HashMap::with_max_entries(MAX_NODE_ADDRESSES, BPF_F_NO_PREALLOC);
+
+#[map]
+pub(crate) static PORTS: HashMap<u32, Port> = HashMap::with_max_entries(MAX_PORTS, BPF_F_NO_PREALLOC);
+
 #[map]
 pub(crate) static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
-
-/// Whether `ip` belongs to a meshed pod of this node.
-#[inline]
-pub(crate) fn is_meshed(ip: IpAddr) -> bool {
-    let key = match ip {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-        IpAddr::V6(ip) => ip,
-    };
-    // SAFETY: the value is not read; whether there is one does not depend on concurrent writes to it.
-    unsafe { PODS.get(&key.octets()) }.is_some()
-}

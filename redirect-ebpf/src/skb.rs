@@ -1,6 +1,8 @@
-//! Reads a packet where the kernel has it, also what is not in the linear part of the skb.
+//! The packet where the kernel has it: reading it, also what is not in the linear part of the skb, and writing its mark.
 
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
+use redirect_common::names::Mark;
 use redirect_common::packet::Octets;
 
 /// The packet that a program was called for.
@@ -10,19 +12,56 @@ pub(crate) struct Skb<'a> {
 
 impl<'a> Skb<'a> {
     /// The packet of a tc program.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(context: &'a TcContext) -> Self {
         Self { context }
+    }
+
+    /// Its mark.
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u32 {
+        self.raw().mark
+    }
+
+    /// Writes a mark's bits and leaves the others.
+    #[inline(always)]
+    pub(crate) fn write_mark(&self, mark: Mark) {
+        self.context.set_mark(mark.apply(self.mark()));
+    }
+
+    /// Index of the device that it is on now.
+    #[inline(always)]
+    pub(crate) fn device(&self) -> u32 {
+        self.raw().ifindex
+    }
+
+    /// Whether a local socket sends it: what has arrived from a device bears that device's index (`skb_iif`).
+    #[inline(always)]
+    pub(crate) fn is_local(&self) -> bool {
+        self.raw().ingress_ifindex == 0
+    }
+
+    /// Addresses the frame to another station.
+    #[inline(always)]
+    pub(crate) fn address_to(&self, mac: [u8; 6]) {
+        // What could fail (a frame without room for its own header) has been read before.
+        let _ = self.context.store(0, &mac, 0);
+    }
+
+    #[inline(always)]
+    fn raw(&self) -> &__sk_buff {
+        // SAFETY: the kernel hands the program a context that is valid for as long as it runs.
+        unsafe { &*self.context.skb.skb }
     }
 }
 
 impl Octets for Skb<'_> {
-    #[inline]
+    #[inline(always)]
     fn size(&self) -> usize {
         self.context.len() as usize
     }
 
-    #[inline]
+    #[inline(always)]
     fn octets<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.context.load(offset).ok()
     }

@@ -1,5 +1,6 @@
 //! The agent as a process on the lab's node: starting, ending and asking it.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,9 +13,11 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::binaries;
-use crate::command::Cmd;
+use crate::command::{Cmd, Output};
 use crate::lab::Lab;
-use crate::layout::{NODE_IP, NODE_NAME};
+use crate::lack::Lack;
+use crate::layout::{NODE_IP, NODE_NAME, bpf_dir};
+use crate::mode::{Attach, Mode};
 use crate::process::Process;
 use crate::status::Status;
 
@@ -40,6 +43,44 @@ enum Answer {
 pub struct AgentOptions {
     /// More arguments of `redirect-agent run`.
     pub args: Vec<String>,
+    /// How it marks packets; as the environment says if this does not.
+    pub mode: Option<Mode>,
+    /// How it attaches programs; as the environment says if this does not, and the agent's choice if neither does.
+    pub tc_attach: Option<Attach>,
+    /// What it has to do without.
+    pub without: Option<Lack>,
+}
+
+impl AgentOptions {
+    /// The same in this mode.
+    #[must_use]
+    pub fn in_mode(mut self, mode: Mode) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+
+    /// The same with another argument.
+    #[must_use]
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
+    }
+
+    /// With everything that the environment chooses.
+    fn resolved(&self) -> Result<Self> {
+        let mode = self.mode.map_or_else(Mode::from_environment, Ok)?;
+        let tc_attach = self.tc_attach.map_or_else(Attach::from_environment, |attach| Ok(Some(attach)))?;
+        Ok(Self { mode: Some(mode), tc_attach, ..self.clone() })
+    }
+
+    /// What to run, before its arguments.
+    fn program(&self) -> Result<Vec<OsString>> {
+        let agent = binaries::find(AGENT)?.into_os_string();
+        Ok(match self.without {
+            Some(lack) => vec![binaries::find("redirect-lab")?.into(), lack.subcommand().into(), "--".into(), agent],
+            None => vec![agent],
+        })
+    }
 }
 
 impl Lab {
@@ -49,18 +90,66 @@ impl Lab {
             bail!("the agent of lab {} is already running", self.name());
         }
         self.forget(ROLE)?;
+        let options = self.choose(options)?;
         let log = self.agent_log();
-        let mut command = Command::new(binaries::find(AGENT)?);
-        command
-            .args(["run", "--mode", "iptables", "--node-name", NODE_NAME])
-            .args(["--node-ip", &NODE_IP.to_string()])
-            .arg(format!("--pods=manifests:{}", self.manifests_dir().display()))
-            .arg("--state-dir")
-            .arg(self.agent_dir())
-            .args(&options.args)
-            .stdout(fs::File::options().append(true).create(true).open(&log)?);
+        let words = self.command_line(&options)?;
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).stdout(fs::File::options().append(true).create(true).open(&log)?);
         let (process, _child) = Process::start(ROLE, &mut command, &self.node(), &log)?;
-        self.remember_agent(process, options.clone())
+        self.remember(process)
+    }
+
+    /// Runs an agent that is expected to end by itself.
+    pub fn run_agent(&mut self, options: &AgentOptions) -> Result<Output> {
+        let options = self.choose(options)?;
+        let words = self.command_line(&options)?;
+        Cmd::new(&words[0]).args(&words[1..]).netns(&self.node()).output()
+    }
+
+    /// Resolves the options and writes them down, before there is anything to undo.
+    fn choose(&mut self, options: &AgentOptions) -> Result<AgentOptions> {
+        let options = options.resolved()?;
+        self.state.bpf |= options.mode == Some(Mode::Ebpf);
+        self.state.agent = Some(options.clone());
+        self.save()?;
+        Ok(options)
+    }
+
+    fn command_line(&self, options: &AgentOptions) -> Result<Vec<OsString>> {
+        let mode = options.mode.context("no mode was chosen")?;
+        let mut words = options.program()?;
+        words.extend(["run", "--mode"].map(OsString::from));
+        words.extend(
+            [mode.to_string(), format!("--node-name={NODE_NAME}"), format!("--node-ip={NODE_IP}")].map(OsString::from),
+        );
+        words.push(format!("--pods=manifests:{}", self.manifests_dir().display()).into());
+        words.extend(self.places());
+        if let Some(attach) = options.tc_attach.filter(|_| mode == Mode::Ebpf) {
+            words.extend(["--tc-attach".into(), attach.to_string().into()]);
+        }
+        words.extend(options.args.iter().map(OsString::from));
+        Ok(words)
+    }
+
+    /// Where the agent keeps things. In iptables mode it has no pins, unless it is to remove those of another mode.
+    fn places(&self) -> Vec<OsString> {
+        let mut words = vec!["--state-dir".into(), self.agent_dir().into()];
+        if self.state.bpf {
+            words.extend(["--bpf-dir".into(), self.bpf_dir().into()]);
+        }
+        words
+    }
+
+    /// The mode in which the agent was started last.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.state.agent.as_ref().and_then(|options| options.mode).unwrap_or(Mode::Iptables)
+    }
+
+    /// Where the agent pins programs and maps.
+    #[must_use]
+    pub fn bpf_dir(&self) -> PathBuf {
+        bpf_dir(self.name())
     }
 
     /// The agent's process, running or not.
@@ -82,8 +171,8 @@ impl Lab {
     /// Runs `redirect-agent cleanup` and waits until the agent, if one ran, has ended.
     pub fn cleanup_agent(&mut self) -> Result<String> {
         let said = Cmd::new(binaries::find(AGENT)?)
-            .args(["cleanup", "--state-dir"])
-            .args([self.agent_dir()])
+            .args(["cleanup"])
+            .args(self.places())
             .netns(&self.node())
             .run()
             .with_context(|| self.agent_log_tail())?;

@@ -29,6 +29,15 @@ pub struct Session {
 impl Session {
     /// Connects from `netns` to `to`, with `source` as its address if one is given.
     pub fn open(netns: &Netns, to: SocketAddrV4, source: Option<Ipv4Addr>) -> Result<Self> {
+        Self::connect(netns, to, source.map(|source| SocketAddrV4::new(source, 0)))
+    }
+
+    /// Connects from this address and port.
+    pub fn open_from(netns: &Netns, to: SocketAddrV4, from: SocketAddrV4) -> Result<Self> {
+        Self::connect(netns, to, Some(from))
+    }
+
+    fn connect(netns: &Netns, to: SocketAddrV4, source: Option<SocketAddrV4>) -> Result<Self> {
         let stream = netns.run(|| connect(to, source))?.with_context(|| format!("no connection to {to}"))?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
@@ -59,10 +68,12 @@ impl Session {
     }
 }
 
-fn connect(to: SocketAddrV4, source: Option<Ipv4Addr>) -> std::io::Result<TcpStream> {
+fn connect(to: SocketAddrV4, source: Option<SocketAddrV4>) -> std::io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     if let Some(source) = source {
-        socket.bind(&SocketAddrV4::new(source, 0).into())?;
+        // An earlier connection of the same port may still be waiting out its time.
+        socket.set_reuse_address(true)?;
+        socket.bind(&source.into())?;
     }
     socket.connect_timeout(&to.into(), TIMEOUT)?;
     Ok(socket.into())

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::agent::AgentOptions;
+use crate::mode::Mode;
 use crate::operator::{Facts, look};
 use crate::scoped::ScopedLab;
 use crate::state::Options;
+use crate::status::Status;
 use crate::table::{render, run};
 
 /// How long the agent may take until the datapath is in place.
@@ -27,6 +29,7 @@ pub fn demo(options: Options, agent: &AgentOptions) -> Result<()> {
         status.proxied_by(ZTUNNEL) && status.meshed("app-a") && status.meshed("app-b")
     })?;
     println!("the agent has settled after {} changes to the kernel", status.total_writes());
+    show_mode(&status, lab.mode(), agent.without.is_some())?;
 
     heading("connections");
     let rows = run(&lab, ZTUNNEL)?;
@@ -46,6 +49,20 @@ pub fn demo(options: Options, agent: &AgentOptions) -> Result<()> {
         bail!("{wrong_rows} of {} connections and {wrong_views} of {} views are wrong", rows.len(), views.len());
     }
     println!("\nall {} connections and {} views are as they must be", rows.len(), views.len());
+    Ok(())
+}
+
+/// What marks packets, and if that is not what was asked for, why; an error if it need not be so, or should be.
+fn show_mode(status: &Status, asked: Mode, must_fall_back: bool) -> Result<()> {
+    let attach = status.tc_attach.as_ref().map(|attach| format!(", attached by {attach}")).unwrap_or_default();
+    println!("mode in force: {}{attach}", status.mode);
+    if status.mode == asked.to_string() {
+        ensure!(asked == Mode::Iptables || !must_fall_back, "the agent cannot be in {asked} mode here, and says it is");
+        return Ok(());
+    }
+    let reason = status.fallback_reason.as_deref().context("the agent does not say why it is in another mode")?;
+    println!("fallback_reason: {reason}");
+    ensure!(must_fall_back, "{asked} mode was asked for, and is {}: {reason}", status.mode);
     Ok(())
 }
 

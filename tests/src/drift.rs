@@ -2,6 +2,9 @@
 //! it away. The agent is not asked: what it forgot to list is found all the same.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -49,7 +52,7 @@ impl Removal {
 pub fn sections(backend: Backend) -> Vec<Section> {
     let rules = Section::Command(backend.save());
     let mut all = vec![Section::LINKS, Section::ADDRESSES, Section::ROUTES, Section::RULES, Section::Sysctls];
-    all.extend([Section::SETS, rules, Section::BRIDGE]);
+    all.extend([Section::SETS, rules, Section::BRIDGE, Section::GUARD, Section::Programs]);
     all
 }
 
@@ -69,7 +72,10 @@ pub fn removals(before: &Snapshot, after: &Snapshot, backend: Backend) -> Vec<Re
     all.extend(new(Section::SETS).filter_map(entry));
     let save = Section::Command(backend.save());
     all.extend(chains(before.section(save), after.section(save), backend));
-    all.extend(bridge_tables(before.section(Section::BRIDGE), after.section(Section::BRIDGE)));
+    for section in [Section::BRIDGE, Section::GUARD] {
+        all.extend(tables(section, before.section(section), after.section(section)));
+    }
+    all.extend(new(Section::Programs).filter_map(program));
     all
 }
 
@@ -104,23 +110,45 @@ fn entry(line: &str) -> Option<Removal> {
     Some(Removal::by(Section::SETS, &format!("set entry {member}"), format!("ipset del {member}")))
 }
 
+/// A filter, or the qdisc with all its filters. A link of TCX is taken away by its pin.
+fn program(line: &str) -> Option<Removal> {
+    let command = match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [device, "clsact"] => format!("tc qdisc del dev {device} clsact"),
+        [device, hook, "clsact", priority, _] => format!("tc filter del dev {device} {hook} pref {priority}"),
+        _ => return None,
+    };
+    Some(Removal::by(Section::Programs, line, command))
+}
+
+/// Each pinned link in `dir`; with its pin goes the link. Several can be of one device, so which it is does not matter.
+pub fn pinned_links(dir: &Path) -> Result<Vec<Removal>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.with_context(|| format!("cannot list {}", dir.display()))?,
+    };
+    let removal = |entry: std::io::Result<fs::DirEntry>| {
+        let path = entry?.path();
+        let command = format!("rm {}", path.display());
+        Ok(Removal::by(Section::Programs, &format!("pin {}", path.display()), command))
+    };
+    entries.map(removal).collect()
+}
+
 /// A whole table, and what is in it: chains and sets, emptied one by one.
-fn bridge_tables(before: &str, after: &str) -> Vec<Removal> {
-    let mut table = None;
+fn tables(section: Section, before: &str, after: &str) -> Vec<Removal> {
+    let mut table: Option<String> = None;
     let mut all = Vec::new();
     for words in after.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()) {
-        let command = match (words[..].as_ref(), table) {
-            (["table", "bridge", name, "{"], _) => {
-                let foreign = before.contains(&format!("table bridge {name} {{"));
-                table = (!foreign).then_some(*name);
-                table.map(|name| format!("nft delete table bridge {name}"))
+        let command = match (words[..].as_ref(), &table) {
+            (["table", family, name, "{"], _) => {
+                let foreign = before.contains(&format!("table {family} {name} {{"));
+                table = (!foreign).then(|| format!("{family} {name}"));
+                table.as_ref().map(|table| format!("nft delete table {table}"))
             }
-            ([kind @ ("chain" | "set"), name, "{"], Some(table)) => {
-                Some(format!("nft flush {kind} bridge {table} {name}"))
-            }
+            ([kind @ ("chain" | "set"), name, "{"], Some(table)) => Some(format!("nft flush {kind} {table} {name}")),
             _ => None,
         };
-        all.extend(command.map(|command| Removal::by(Section::BRIDGE, &command, command.clone())));
+        all.extend(command.map(|command| Removal::by(section, &command, command.clone())));
     }
     all
 }
@@ -215,6 +243,15 @@ mod tests {
     }
 
     #[test]
+    fn programs_go_by_filter_and_by_qdisc() {
+        let what = |line: &str| program(line).map(|removal| removal.way);
+        let run = |command: &str| Some(Way::Run(command.to_owned(), String::new()));
+        assert_eq!(what("veth1 clsact"), run("tc qdisc del dev veth1 clsact"));
+        assert_eq!(what("veth1 ingress clsact 7 redirect_from_p"), run("tc filter del dev veth1 ingress pref 7"));
+        assert_eq!(what("veth1 ingress tcx redirect_from_p"), None);
+    }
+
+    #[test]
     fn sysctls_of_new_links_fall_back_to_the_default() {
         let before = "conf/all/rp_filter = 0\nconf/default/rp_filter = 2\nconf/eth0/rp_filter = 2\n";
         let after = format!("{before}conf/istioin/rp_filter = 0\n").replace("eth0/rp_filter = 2", "eth0/rp_filter = 0");
@@ -224,11 +261,11 @@ mod tests {
     }
 
     #[test]
-    fn a_bridge_table_goes_whole_and_in_parts() {
+    fn a_table_goes_whole_and_in_parts() {
         let after =
             "table bridge other {\nchain x {\n}\n}\ntable bridge ztunnel {\nset pods {\n}\nchain prerouting {\n}\n}\n";
         let what: Vec<_> =
-            bridge_tables("table bridge other {\n", after).into_iter().map(|removal| removal.what).collect();
+            tables(Section::BRIDGE, "table bridge other {\n", after).into_iter().map(|removal| removal.what).collect();
         let expected = [
             "nft delete table bridge ztunnel",
             "nft flush set bridge ztunnel pods",

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 
 use crate::agent::AgentOptions;
 use crate::demo::{SETTLE, ZTUNNEL};
+use crate::lab::Lab;
 use crate::scoped::ScopedLab;
 use crate::state::Options;
 use crate::status::Status;
@@ -30,15 +31,24 @@ fn choice<T: ValueEnum>(name: &str, default: &str) -> Result<T> {
 /// Agent options that make it look for drift every second.
 #[must_use]
 pub fn watchful() -> AgentOptions {
-    AgentOptions { args: vec!["--resync".to_owned(), "1".to_owned()] }
+    AgentOptions { args: vec!["--resync=1".to_owned()], ..AgentOptions::default() }
 }
 
 /// A lab whose agent has settled.
 pub fn settled(prefix: &str) -> Result<(ScopedLab, Status)> {
     let mut lab = ScopedLab::up(options(prefix)?)?;
-    lab.start_agent(&watchful())?;
-    let status = lab.wait_until(SETTLE, "settled", is_settled)?;
+    let status = start(&mut lab, &watchful())?;
     Ok((lab, status))
+}
+
+/// Starts the agent and waits until it has settled; in the mode that was asked for, unless it lacks something.
+pub fn start(lab: &mut Lab, options: &AgentOptions) -> Result<Status> {
+    lab.start_agent(options)?;
+    let status = lab.wait_until(SETTLE, "settled", is_settled)?;
+    let reason = status.fallback_reason.as_deref().unwrap_or("it does not say why");
+    let fell_back = status.mode != lab.mode().to_string();
+    ensure!(!fell_back || options.without.is_some(), "the agent is in {} mode: {reason}", status.mode);
+    Ok(status)
 }
 
 /// Whether the default pods are redirected.

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::agent::AgentOptions;
 use crate::cni::Network;
 use crate::layout::{
     MESH_NAMESPACE, PLAIN_NAMESPACE, POD_PORT, PROXY_NAMESPACE, REMOTE, REMOTE_SERVER, SERVICE_APP_B, SERVICE_REMOTE,
-    state_root,
+    bpf_dir, state_root,
 };
 use crate::manifests::Manifests;
 use crate::netns::Netns;
@@ -69,6 +69,9 @@ impl Lab {
             }
             for netns in state.netns.iter().rev() {
                 netns.delete()?;
+            }
+            if state.bpf {
+                remove_pins(&bpf_dir(prefix))?;
             }
         }
         fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
@@ -146,11 +149,6 @@ impl Lab {
         self.save()
     }
 
-    pub(crate) fn remember_agent(&mut self, process: Process, options: AgentOptions) -> Result<()> {
-        self.state.agent = Some(options);
-        self.remember(process)
-    }
-
     pub(crate) fn forget(&mut self, role: &str) -> Result<()> {
         self.state.processes.retain(|process| process.role != role);
         self.save()
@@ -199,6 +197,16 @@ fn end_stragglers(netns: &Netns) -> Result<()> {
     let ours =
         |process: &Process| matches!(process.role.as_str(), "redirect-lab" | "redirect-agent") && process.pid != me;
     process::inside(netns)?.iter().filter(|process| ours(process)).try_for_each(Process::end)
+}
+
+/// A pin is a file, and with the last pin goes what it holds.
+fn remove_pins(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Prefixes become file names and parts of `ip netns` names.

@@ -47,6 +47,15 @@ pub const PLAIN_NAMESPACE: &str = "default";
 /// Namespace of ztunnel.
 pub const PROXY_NAMESPACE: &str = "istio-system";
 
+/// Where objects of BPF are pinned.
+pub const BPFFS: &str = "/sys/fs/bpf";
+
+/// Where the agent of the lab called `prefix` pins its programs and maps: labs share one file system.
+#[must_use]
+pub fn bpf_dir(prefix: &str) -> PathBuf {
+    PathBuf::from(BPFFS).join(format!("redirect-{prefix}"))
+}
+
 /// Everything that a lab keeps, one folder per lab.
 #[must_use]
 pub fn state_root() -> PathBuf {

@@ -1,13 +1,11 @@
 //! The lab: a node made of network namespaces as a real one is built, a transparent proxy in the place of ztunnel, and
 //! the cases that the agent is judged by. It does not decide what is right for a packet; that is `redirect_common`.
 
-// For the tests that load the BPF object themselves.
-#[cfg(test)]
-use aya as _;
-
 pub mod agent;
 pub mod backend;
 pub mod binaries;
+pub mod bpf;
+pub mod capture;
 pub mod cli;
 pub mod client;
 pub mod cni;
@@ -19,14 +17,17 @@ mod diff;
 pub mod drift;
 pub mod harness;
 pub mod lab;
+pub mod lack;
 pub mod layout;
 pub mod manifests;
+pub mod mode;
 pub mod netns;
 pub mod node;
 pub mod operator;
 pub mod pod;
 mod pods;
 pub mod process;
+pub mod programs;
 pub mod proxy;
 pub mod scoped;
 pub mod serve;
@@ -36,7 +37,4 @@ pub mod state;
 pub mod status;
 pub mod table;
 mod time;
-
-// Only for the integration test of the BPF object.
-#[cfg(test)]
-use aya as _;
+pub mod traffic;

@@ -1,21 +1,27 @@
 //! What an operator looks at on a node that redirects, and whether it reads as the design says.
 
+mod pods;
+
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum as _;
 use redirect_common::names::{self, ISTIOIN, ISTIOOUT, TUNNEL_PORT, TUNNEL_PREFIX};
 
 use crate::cni::Topology;
 use crate::command::Cmd;
 use crate::lab::Lab;
 use crate::layout::{BRIDGE, NODE_IP};
+use crate::mode::Mode;
+
+pub use pods::meshed;
 
 /// One command, what it printed, and what of it is not as it must be.
 #[derive(Debug)]
 pub struct View {
     /// As a person types it, on the node.
-    pub command: &'static str,
+    pub command: String,
     /// What it printed.
     pub text: String,
     /// What is missing or too much; empty is right.
@@ -33,6 +39,8 @@ pub struct Facts {
     pub port: u16,
     /// Addresses of the meshed pods.
     pub meshed: Vec<Ipv4Addr>,
+    /// The mode in force.
+    pub mode: Mode,
 }
 
 impl Facts {
@@ -44,23 +52,28 @@ impl Facts {
             Topology::Bridge => BRIDGE.to_owned(),
         };
         let meshed = meshed.iter().map(|name| lab.pod(name)?.ip()).collect::<Result<_>>()?;
-        Ok(Self { proxy: pod.ip()?, proxy_link, port: TUNNEL_PORT, meshed })
+        Ok(Self { proxy: pod.ip()?, proxy_link, port: TUNNEL_PORT, meshed, mode: in_force(lab)? })
     }
+}
+
+/// The mode that the agent says it is in.
+pub fn in_force(lab: &Lab) -> Result<Mode> {
+    Mode::from_str(&lab.status()?.mode, false).map_err(anyhow::Error::msg)
 }
 
 /// Runs the commands on the node and checks what they print.
 pub fn look(lab: &Lab, facts: &Facts) -> Result<Vec<View>> {
-    let checks: [(&'static str, Check); 7] = [
-        ("ip -d addr show istioin", |facts, text| tunnel(facts, text, &ISTIOIN)),
-        ("ip -d addr show istioout", |facts, text| tunnel(facts, text, &ISTIOOUT)),
-        ("ipset list ztunnel-pods-ips", set),
-        ("ip rule list", rules),
-        ("ip route show table 100", |facts, text| exactly(text, &table_inbound(facts))),
-        ("ip route show table 101", |facts, text| exactly(text, &table_outbound(facts))),
-        ("ip route show table 102", |facts, text| exactly(text, &table_proxy(facts))),
+    let mut checks: Vec<(String, Check)> = vec![
+        ("ip -d addr show istioin".to_owned(), |facts, text| tunnel(facts, text, &ISTIOIN)),
+        ("ip -d addr show istioout".to_owned(), |facts, text| tunnel(facts, text, &ISTIOOUT)),
+        ("ip rule list".to_owned(), rules),
+        ("ip route show table 100".to_owned(), |facts, text| exactly(text, &table_inbound(facts))),
+        ("ip route show table 101".to_owned(), |facts, text| exactly(text, &table_outbound(facts))),
+        ("ip route show table 102".to_owned(), |facts, text| exactly(text, &table_proxy(facts))),
     ];
-    let view = |(command, check): (&'static str, Check)| {
-        let output = Cmd::line(command).netns(&lab.node()).output()?;
+    checks.extend(pods::checks(lab, facts.mode));
+    let view = |(command, check): (String, Check)| {
+        let output = Cmd::line(&command).netns(&lab.node()).output()?;
         let text = output.stdout + &output.stderr;
         Ok(View { command, wrong: check(facts, &text), text })
     };
@@ -78,16 +91,6 @@ fn tunnel(facts: &Facts, text: &str, tunnel: &names::Tunnel) -> Vec<String> {
         format!("inet {}/{TUNNEL_PREFIX}", tunnel.node_addr),
     ];
     expected.into_iter().filter(|part| !words.contains(&format!("{part} "))).map(|part| missing(&part)).collect()
-}
-
-fn set(facts: &Facts, text: &str) -> Vec<String> {
-    let mut wrong = Vec::new();
-    if !text.contains("Type: hash:ip\n") {
-        wrong.push(missing("Type: hash:ip"));
-    }
-    let members = text.split_once("Members:\n").map_or("", |(_, members)| members);
-    wrong.extend(exactly(members, &facts.meshed.iter().map(ToString::to_string).collect::<Vec<_>>()));
-    wrong
 }
 
 fn rules(_facts: &Facts, text: &str) -> Vec<String> {
@@ -148,7 +151,13 @@ mod tests {
 
     fn facts() -> Facts {
         let meshed = vec![Ipv4Addr::new(10, 244, 1, 5)];
-        Facts { proxy: Ipv4Addr::new(10, 244, 1, 6), proxy_link: "vethZ".to_owned(), port: 6081, meshed }
+        Facts {
+            proxy: Ipv4Addr::new(10, 244, 1, 6),
+            proxy_link: "vethZ".to_owned(),
+            port: 6081,
+            meshed,
+            mode: Mode::Iptables,
+        }
     }
 
     #[test]
@@ -167,12 +176,6 @@ mod tests {
                     10.244.1.6 ttl auto dstport 6081 noudpcsum\n    inet 192.168.126.1/30 scope global istioin\n";
         assert_eq!(tunnel(&facts(), text, &ISTIOIN), Vec::<String>::new());
         assert_eq!(tunnel(&facts(), text, &ISTIOOUT).len(), 2);
-    }
-
-    #[test]
-    fn members_of_the_set_are_exactly_the_meshed_pods() {
-        let text = "Name: ztunnel-pods-ips\nType: hash:ip\nHeader: family inet\nMembers:\n10.244.1.5\n10.244.1.9\n";
-        assert_eq!(set(&facts(), text), ["not expected: \"10.244.1.9\""]);
     }
 
     #[test]

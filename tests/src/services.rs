@@ -1,12 +1,18 @@
-//! Services as kube-proxy's iptables mode writes them on a node, reduced to one endpoint each.
+//! Services as kube-proxy writes them on a node, in each of its modes, reduced to one endpoint each.
 
+use std::env;
 use std::net::SocketAddrV4;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
+use clap::ValueEnum;
 
 use crate::backend::Backend;
 use crate::command::Cmd;
 use crate::netns::Netns;
+
+mod iptables;
+mod ipvs;
+mod nftables;
 
 /// A `ClusterIP` and the one server behind it.
 #[derive(Clone, Debug)]
@@ -21,53 +27,59 @@ pub struct Service {
     pub endpoint: SocketAddrV4,
 }
 
-/// Writes kubelet's and kube-proxy's chains into `node`.
+/// kube-proxy's modes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[value(rename_all = "lowercase")]
+pub enum Kind {
+    /// Chains in nat, by whichever iptables the node has.
+    Iptables,
+    /// A table of its own in nftables.
+    Nftables,
+    /// Virtual servers; their addresses are the node's own, on a dummy link.
+    Ipvs,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Iptables, Self::Nftables, Self::Ipvs];
+
+    /// The one that `REDIRECT_KUBE_PROXY` asks for; iptables if it does not.
+    pub fn chosen() -> Result<Self> {
+        match env::var("REDIRECT_KUBE_PROXY") {
+            Ok(name) => Self::from_str(&name, false).map_err(Error::msg).context("REDIRECT_KUBE_PROXY"),
+            Err(_) => Ok(Self::Iptables),
+        }
+    }
+}
+
+/// Writes kubelet's chains, and kube-proxy's rules in the mode that is chosen, into `node`.
 pub fn install(node: &Netns, backend: Backend, services: &[Service]) -> Result<()> {
-    Cmd::new(backend.restore())
-        .args(["--wait", "10", "--noflush"])
-        .netns(node)
-        .stdin(rules(services))
-        .run()
-        .map(drop)
-        .context("cannot write the rules of kube-proxy")
+    // The canary is how agents see which backend a host's kubelet uses, whatever kube-proxy's mode.
+    restore(node, backend, "*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n").context("kubelet's chain")?;
+    install_as(Kind::chosen()?, node, backend, services)
 }
 
-/// The canary is how agents see which backend a host's kubelet uses; the mark is kube-proxy's own bit, 0x4000.
-fn rules(services: &[Service]) -> String {
-    let chains: String = services.iter().map(chains_of).collect();
-    let rules: String = services.iter().map(rules_of).collect();
-    format!(
-        "*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n\
-         *filter\n:KUBE-FORWARD - [0:0]\n\
-         -I FORWARD -m comment --comment \"kubernetes forwarding rules\" -j KUBE-FORWARD\n\
-         -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP\n\
-         -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT\n\
-         -A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\nCOMMIT\n\
-         *nat\n:KUBE-SERVICES - [0:0]\n:KUBE-POSTROUTING - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n{chains}\
-         -I PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
-         -I OUTPUT -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
-         -I POSTROUTING -m comment --comment \"kubernetes postrouting rules\" -j KUBE-POSTROUTING\n\
-         -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n\
-         -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n\
-         -A KUBE-POSTROUTING -j MARK --xor-mark 0x4000\n\
-         -A KUBE-POSTROUTING -j MASQUERADE\n\
-         {rules}COMMIT\n"
-    )
+/// Writes kube-proxy's rules in one of its modes.
+pub fn install_as(kind: Kind, node: &Netns, backend: Backend, services: &[Service]) -> Result<()> {
+    match kind {
+        Kind::Iptables => iptables::install(node, backend, services),
+        Kind::Nftables => nftables::install(node, services),
+        Kind::Ipvs => ipvs::install(node, backend, services),
+    }
+    .with_context(|| format!("cannot write the rules of kube-proxy ({kind:?})"))
 }
 
-fn chains_of(service: &Service) -> String {
-    format!(":KUBE-SVC-{0} - [0:0]\n:KUBE-SEP-{0} - [0:0]\n", service.id)
+/// Takes away what [`install_as`] wrote, as `kube-proxy --cleanup` does.
+pub fn remove(kind: Kind, node: &Netns, backend: Backend, services: &[Service]) -> Result<()> {
+    match kind {
+        Kind::Iptables => iptables::remove(node, backend, services),
+        Kind::Nftables => nftables::remove(node),
+        Kind::Ipvs => ipvs::remove(node, backend),
+    }
+    .with_context(|| format!("cannot remove the rules of kube-proxy ({kind:?})"))
 }
 
-fn rules_of(service: &Service) -> String {
-    let Service { name, id, cluster_ip, endpoint } = service;
-    format!(
-        "-A KUBE-SERVICES -d {}/32 -p tcp -m comment --comment \"{name} cluster IP\" -m tcp --dport {} -j KUBE-SVC-{id}\n\
-         -A KUBE-SVC-{id} -m comment --comment \"{name}\" -j KUBE-SEP-{id}\n\
-         -A KUBE-SEP-{id} -s {}/32 -m comment --comment \"{name}\" -j KUBE-MARK-MASQ\n\
-         -A KUBE-SEP-{id} -p tcp -m comment --comment \"{name}\" -m tcp -j DNAT --to-destination {endpoint}\n",
-        cluster_ip.ip(),
-        cluster_ip.port(),
-        endpoint.ip(),
-    )
+fn restore(node: &Netns, backend: Backend, rules: &str) -> Result<()> {
+    let command = Cmd::new(backend.restore()).args(["--wait", "10", "--noflush"]);
+    command.netns(node).stdin(rules).run().map(drop)
 }

@@ -37,13 +37,16 @@ pub(crate) struct State {
     pub(crate) processes: Vec<Process>,
     pub(crate) pods: Vec<Pod>,
     pub(crate) namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// How the agent was started last.
     pub(crate) agent: Option<AgentOptions>,
+    /// Whether it may have pinned anything.
+    pub(crate) bpf: bool,
 }
 
 impl State {
     pub(crate) fn new(options: Options) -> Self {
         let (netns, processes, pods) = (Vec::new(), Vec::new(), Vec::new());
-        Self { options, netns, processes, pods, namespaces: BTreeMap::new(), agent: None }
+        Self { options, netns, processes, pods, namespaces: BTreeMap::new(), agent: None, bpf: false }
     }
 
     /// The state of the lab in `dir`; `None` if there is no lab.

@@ -12,8 +12,17 @@ pub type Writes = BTreeMap<String, u64>;
 pub struct Status {
     /// `--node-name`.
     pub node: String,
-    /// `iptables` or `ebpf`.
+    /// The mode in force: `iptables` or `ebpf`.
     pub mode: String,
+    /// The mode that was asked for.
+    #[serde(default)]
+    pub requested_mode: Option<String>,
+    /// Why the mode in force is another one.
+    #[serde(default)]
+    pub fallback_reason: Option<String>,
+    /// `tcx` or `clsact`, in ebpf mode.
+    #[serde(default)]
+    pub tc_attach: Option<String>,
     /// `nft` or `legacy`.
     pub backend: Option<String>,
     /// Whether the first complete pass is done.

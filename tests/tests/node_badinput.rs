@@ -1,7 +1,7 @@
 //! Bad input: what it is about is named in status, and everything else keeps working.
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -10,6 +10,7 @@ use redirect_lab::demo::ZTUNNEL;
 use redirect_lab::harness::{Checks, settled};
 use redirect_lab::lab::Lab;
 use redirect_lab::layout::{MESH_NAMESPACE, NODE_IP, NODE_SECOND_IP, PLAIN_NAMESPACE, PROXY_NAMESPACE};
+use redirect_lab::operator::meshed;
 use redirect_lab::pod::Pod;
 use redirect_lab::status::Status;
 use redirect_lab::table::{self, CASES, Expect};
@@ -41,7 +42,7 @@ fn it_is_named_and_everything_else_works() -> Result<()> {
         pod.host_network = true;
         with(&lab, &pod, || {
             lab.wait_until(NOTICE, "aware of host-pod", |status| is(status, "host-pod", "not-meshed"))?;
-            nowhere(&lab, &NODE_IP.to_string())
+            nowhere(&lab, NODE_IP)
         })
     });
     for address in [NODE_IP, NODE_SECOND_IP] {
@@ -49,7 +50,7 @@ fn it_is_named_and_everything_else_works() -> Result<()> {
             with(&lab, &manifest("thief", &[address.into()])?, || {
                 lab.wait_until(NOTICE, "refusing thief", |status| is(status, "thief", "refused"))?;
                 complains(&lab, "thief", &address.to_string())?;
-                nowhere(&lab, &address.to_string())
+                nowhere(&lab, address)
             })
         });
     }
@@ -160,12 +161,11 @@ fn works(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The address is neither in the set nor in table 100.
-fn nowhere(lab: &Lab, address: &str) -> Result<()> {
-    for command in ["ipset list ztunnel-pods-ips", "ip route show table 100"] {
-        let text = Cmd::line(command).netns(&lab.node()).run()?;
-        let found = text.lines().any(|line| line.split_whitespace().next() == Some(address));
-        ensure!(!found, "{command} shows {address}:\n{text}");
-    }
+/// The address is neither among the meshed pods' nor in table 100.
+fn nowhere(lab: &Lab, address: Ipv4Addr) -> Result<()> {
+    ensure!(!meshed(lab)?.contains(&address), "{address} is among the meshed pods");
+    let text = Cmd::line("ip route show table 100").netns(&lab.node()).run()?;
+    let found = text.lines().any(|line| line.split_whitespace().next() == Some(&address.to_string()));
+    ensure!(!found, "table 100 shows {address}:\n{text}");
     Ok(())
 }

@@ -5,8 +5,8 @@
 use anyhow::{Context, Result, ensure};
 use redirect_common::names::TUNNEL_PORT;
 use redirect_lab::command::Cmd;
-use redirect_lab::demo::{SETTLE, ZTUNNEL};
-use redirect_lab::harness::{Checks, is_settled, options, watchful};
+use redirect_lab::demo::ZTUNNEL;
+use redirect_lab::harness::{Checks, options, start, watchful};
 use redirect_lab::lab::Lab;
 use redirect_lab::netns::Netns;
 use redirect_lab::node::ip_batch;
@@ -28,13 +28,13 @@ fn nothing_stays_and_nothing_foreign_goes() -> Result<()> {
         compare(&before, &both(&lab)?)
     });
     checks.check("foreign objects are put in place", || foreign(&lab));
-    checks.check("foreign objects stay", || same_after(&mut lab, table_is_right));
+    checks.check("foreign objects stay", || same_after(&mut lab, |lab| table::check(lab, ZTUNNEL)));
     checks.check("a foreign tunnel owner is put in place", || foreign_tunnel(&lab.node(), TUNNEL_PORT));
     checks.check("a foreign owner of the tunnel port stays", || {
         same_after(&mut lab, |lab| {
             let port = lab.status()?.tunnel_port;
             ensure!(port.is_some_and(|port| port != TUNNEL_PORT), "the port is another's, and the agent still uses it");
-            table_is_right(lab)
+            table::check(lab, ZTUNNEL)
         })
     });
     checks.finish()
@@ -43,14 +43,14 @@ fn nothing_stays_and_nothing_foreign_goes() -> Result<()> {
 /// Runs the agent, does `meanwhile`, cleans up, and compares.
 fn same_after(lab: &mut Lab, meanwhile: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
     let before = both(lab)?;
-    lab.start_agent(&watchful())?;
-    let status = lab.wait_until(SETTLE, "settled", is_settled);
+    let status = start(lab, &watchful());
     let outcome = status.and_then(|status: Status| {
         ensure!(status.total_writes() > 0, "nothing was written, nothing can be cleaned up");
         ensure!(compare(&before, &both(lab)?).is_err(), "a settled agent shows nowhere");
         meanwhile(lab)
     });
     lab.cleanup_agent()?;
+    ensure!(!lab.bpf_dir().exists(), "{} is still there", lab.bpf_dir().display());
     outcome.and(compare(&before, &both(lab)?))
 }
 
@@ -61,13 +61,6 @@ fn both(lab: &Lab) -> Result<[Snapshot; 2]> {
 fn compare(before: &[Snapshot; 2], after: &[Snapshot; 2]) -> Result<()> {
     let changes: String = before.iter().zip(after).filter_map(|(before, after)| before.diff(after)).collect();
     ensure!(changes.is_empty(), "{changes}");
-    Ok(())
-}
-
-fn table_is_right(lab: &mut Lab) -> Result<()> {
-    let rows = table::run(lab, ZTUNNEL)?;
-    let wrong: Vec<_> = rows.iter().flat_map(|row| &row.wrong).cloned().collect();
-    ensure!(wrong.is_empty(), "{}", table::render(&rows));
     Ok(())
 }
 

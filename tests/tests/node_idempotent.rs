@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use redirect_lab::demo::SETTLE;
-use redirect_lab::harness::{Checks, is_settled, settled, watchful};
+use redirect_lab::harness::{Checks, settled, start, watchful};
 use redirect_lab::lab::Lab;
 use redirect_lab::snapshot::Snapshot;
 use rustix::process::Signal;
@@ -23,8 +22,7 @@ fn a_second_time_changes_nothing() -> Result<()> {
     for signal in [Signal::TERM, Signal::KILL] {
         checks.check(&format!("restart after {signal:?}"), || {
             lab.stop_agent(signal)?;
-            lab.start_agent(&watchful())?;
-            let status = lab.wait_until(SETTLE, "settled again", is_settled)?;
+            let status = start(&mut lab, &watchful())?;
             ensure!(status.total_writes() == 0, "writes: {:?}", status.writes);
             no_writes_after(&lab, 0, 2)
         });

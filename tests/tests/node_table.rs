@@ -18,7 +18,7 @@ fn every_row_is_right_and_so_is_what_an_operator_sees() -> Result<()> {
     }
     for view in look(&lab, &Facts::of(&lab, ZTUNNEL, &["app-a", "app-b"])?)? {
         println!("{}", view.text);
-        checks.nothing_wrong(view.command, &view.wrong);
+        checks.nothing_wrong(&view.command, &view.wrong);
     }
     checks.finish()
 }

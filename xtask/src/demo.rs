@@ -5,6 +5,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use redirect_init::places::BPF_OBJECT_VARIABLE;
 
 use crate::guest::Guest;
 use crate::kernels::{self, Kernel, Series};
@@ -21,16 +22,25 @@ pub(crate) struct Arguments {
     /// Boots this kernel, also if the host's could do it: 5.10, 6.1, 6.12 or 7.x
     #[arg(long, value_name = "VERSION")]
     kernel: Option<Series>,
+    /// How the agent marks packets: iptables or ebpf
+    #[arg(long)]
+    mode: Option<String>,
+    /// How the agent attaches programs in ebpf mode: tcx or clsact
+    #[arg(long)]
+    tc_attach: Option<String>,
+    /// Run the agent where bpf(2) fails, to see it fall back to iptables mode
+    #[arg(long)]
+    without_bpf: bool,
     /// More arguments of `redirect-lab demo`
-    #[arg(last = true)]
-    arguments: Vec<String>,
+    #[arg(last = true, value_name = "ARGUMENTS")]
+    more: Vec<String>,
 }
 
 /// Shows it; the exit code says whether all of it is right.
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     packages::install(packages::BASE)?;
     let on_host = arguments.kernel.is_none() && host::has_geneve()?;
-    let words: Vec<&str> = ["demo"].into_iter().chain(arguments.arguments.iter().map(String::as_str)).collect();
+    let words = arguments.words();
     if on_host {
         return run_on_host(&programs::build(workspace)?, &words);
     }
@@ -38,11 +48,23 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
     run_in_guest(workspace, kernel, programs::build(workspace)?, &words)
 }
 
+impl Arguments {
+    /// The command line of `redirect-lab`.
+    fn words(&self) -> Vec<&str> {
+        let mut words = vec!["demo"];
+        words.extend(self.mode.iter().flat_map(|mode| ["--mode", mode]));
+        words.extend(self.tc_attach.iter().flat_map(|attach| ["--tc-attach", attach]));
+        words.extend(self.without_bpf.then_some("--without-bpf"));
+        words.extend(self.more.iter().map(String::as_str));
+        words
+    }
+}
+
 fn run_on_host(programs: &Programs, words: &[&str]) -> Result<ExitCode> {
     progress::say("the demo runs on this kernel");
     let found = programs.tools.iter().find(|tool| tool.file_name().is_some_and(|name| name == PROGRAM));
     let program = found.with_context(|| format!("cargo built no {PROGRAM}"))?;
-    let status = process::status(Command::new(program).args(words))?;
+    let status = process::status(Command::new(program).args(words).env(BPF_OBJECT_VARIABLE, &programs.bpf_object))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -55,4 +77,21 @@ fn run_in_guest(workspace: &Workspace, kernel: Kernel, programs: Programs, words
     })?;
     progress::say(format!("exit status {} after {:.1} s", outcome.status, outcome.total.as_secs_f32()));
     Ok(vm::exit_code(outcome.status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_chosen_is_passed_on() {
+        let arguments = Arguments {
+            kernel: None,
+            mode: Some("ebpf".to_owned()),
+            tc_attach: None,
+            without_bpf: true,
+            more: vec!["--topology".to_owned(), "bridge".to_owned()],
+        };
+        assert_eq!(arguments.words(), ["demo", "--mode", "ebpf", "--without-bpf", "--topology", "bridge"]);
+    }
 }

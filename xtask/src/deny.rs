@@ -13,6 +13,8 @@ const VERSION: &str = "0.20.2";
 
 /// Builds it, unless the cache or the machine has it.
 pub(crate) fn prepare(workspace: &Workspace) -> Result<PathBuf> {
+    // It looks at the dependencies of every platform, of which a build has fetched those of one.
+    process::quiet(workspace.cargo().args(["fetch", "--locked"])).context("fetch the dependencies of all platforms")?;
     let tools = workspace.cache("tools")?;
     let program = tools.join("bin").join(NAME);
     if program.exists() {

@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything a person runs. Setting the machine up, building, the demo, the tests, and guests to play in.
 
+mod bench;
 mod cpio;
 mod demo;
 mod deny;
@@ -13,6 +14,7 @@ mod programs;
 mod progress;
 mod setup;
 mod test;
+mod verifier;
 mod vm;
 mod workspace;
 
@@ -38,8 +40,12 @@ enum Command {
     BuildEbpf,
     /// Shows redirection happening on a node made of network namespaces
     Demo(demo::Arguments),
+    /// Measures what redirection costs
+    Bench(bench::Arguments),
     /// Runs the tests; the last line is how many passed, failed and were skipped
     Test(test::Arguments),
+    /// Asks every kernel's verifier about the programs and writes docs/verifier.md
+    Verifier(verifier::Arguments),
     /// Boots a guest with everything built on its PATH and runs a command in it
     Vm(vm::Arguments),
 }
@@ -63,8 +69,10 @@ fn run(command: Command) -> Result<ExitCode> {
             let object = ebpf::build(&workspace)?;
             println!("{}", object.display());
         }
+        Command::Bench(arguments) => return bench::run(&workspace, &arguments),
         Command::Demo(arguments) => return demo::run(&workspace, &arguments),
         Command::Test(arguments) => return test::run(&workspace, &arguments),
+        Command::Verifier(arguments) => return verifier::run(&workspace, &arguments),
         Command::Vm(arguments) => return vm::run(&workspace, arguments),
     }
     Ok(ExitCode::SUCCESS)

@@ -27,6 +27,7 @@ pub(crate) const BASE: &[&str] = &[
     "ipset",
     "iptables",
     "iputils-ping",
+    "ipvsadm",
     "kmod",
     "libc-bin",
     "libc6-dev",

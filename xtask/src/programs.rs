@@ -38,6 +38,8 @@ pub(crate) struct Artifact {
 
 /// Builds them all.
 pub(crate) fn build(workspace: &Workspace) -> Result<Programs> {
+    // First: the agent has the object inside.
+    let bpf_object = ebpf::build(workspace)?;
     progress::say("building the programs");
     let mut command = workspace.cargo();
     command.args(["build", "--profile", PROFILE, "--bins", "--package", INIT]);
@@ -54,7 +56,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Programs> {
     for tool in TOOLS {
         find(tool)?;
     }
-    Ok(Programs { init: find(INIT)?, tools, bpf_object: ebpf::build(workspace)? })
+    Ok(Programs { init: find(INIT)?, tools, bpf_object })
 }
 
 /// One line of what cargo says with `--message-format=json`.

@@ -12,7 +12,7 @@ pub(crate) fn run(args: &Cleanup) -> anyhow::Result<()> {
     let directory = &args.state.state_dir;
     lock::prepare(directory)?;
     let outcome: Outcome = if let Some(_lock) = lock::take(directory)? {
-        cleanup::offline(directory)?
+        cleanup::offline(directory, &args.bpf.bpf_dir)?
     } else {
         // The agent ends after it has answered; whoever looks next finds no process.
         client::ask_and_outlive(directory, Request::Cleanup)?

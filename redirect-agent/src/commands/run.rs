@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use super::lock;
-use crate::cli::{Mode, PodSource, Run};
+use crate::cli::{PodSource, Run};
 use crate::config::Config;
 use crate::reconcile::Reconciler;
 use crate::reconcile::doorbell::{Cause, Doorbell};
@@ -23,12 +23,16 @@ pub(crate) fn run(args: Run) -> anyhow::Result<()> {
     if !geteuid().is_root() {
         bail!("must run as root: it writes the node's routing and packet filter");
     }
-    let Mode::Iptables = args.mode;
     let config = Config {
         node_name: args.node_name,
         node_ip: args.node_ip,
         proxy_namespace: args.proxy_namespace,
         backend: args.iptables_backend.fixed(),
+        mode: args.mode,
+        tc_attach: args.tc_attach,
+        no_fallback: args.no_fallback,
+        flows: args.flows,
+        bpf_dir: args.bpf.bpf_dir,
         state_dir: args.state.state_dir,
         resync: Duration::from_secs(args.resync),
     };

@@ -1,5 +1,5 @@
-//! The law as iptables rules, and what stands around it: kube-proxy kept from translating outbound packets, and a drop for
-//! what would pass the proxy by.
+//! The law as iptables rules, and a drop for what would pass the proxy by. That kube-proxy does not touch outbound packets is
+//! no matter of iptables: see `resources::guard`.
 //!
 //! Rules read exactly as `iptables-save` prints them, because that is what they are compared with. A row of the law is one
 //! rule that goes to the chain of its verdict; `-g` comes back behind the jump that led here, so the verdict is final.
@@ -23,9 +23,10 @@ pub(crate) struct NodeRules<'a> {
     pub(crate) proxy: Option<&'a Proxy>,
 }
 
-/// Every chain that may be ours on the node, for finding what is not wanted any more.
+/// Every chain that may be ours on the node, for finding what is not wanted any more. Earlier agents had chains in nat.
 pub(crate) fn owned_on_node() -> Vec<Chain> {
-    node_chains(&NodeRules { tunnel_port: 0, proxy: None })
+    let earlier = ["PREROUTING", "POSTROUTING"].map(|hook| chain("nat", Some(hook), hook, Vec::new()));
+    node_chains(&NodeRules { tunnel_port: 0, proxy: None }).into_iter().chain(earlier).collect()
 }
 
 /// Every chain that may be ours in ztunnel's netns.
@@ -38,8 +39,6 @@ pub(crate) fn node_chains(rules: &NodeRules<'_>) -> Vec<Chain> {
     let mut chains: Vec<_> = verdict_chains().collect();
     chains.push(chain("mangle", Some("PREROUTING"), "PREROUTING", prerouting(rules)));
     chains.push(chain("mangle", Some("OUTPUT"), "OUTPUT", output(rules.tunnel_port)));
-    chains.push(chain("nat", Some("PREROUTING"), "PREROUTING", vec![keep_destination()]));
-    chains.push(chain("nat", Some("POSTROUTING"), "POSTROUTING", vec![keep_destination(), keep_source()]));
     chains.push(chain("filter", Some("FORWARD"), "FORWARD", fail_closed()));
     chains
 }
@@ -144,26 +143,14 @@ fn from_proxy(host: &HostSide) -> String {
     }
 }
 
-/// An outbound packet reaches ztunnel with the destination and the source that the pod chose.
-fn keep_destination() -> String {
-    format!("-m mark --mark {OUTBOUND} -j ACCEPT")
-}
-
-/// ztunnel sees who speaks to a meshed pod, whatever would be masqueraded on the way out.
-fn keep_source() -> String {
-    format!("-o {} -j ACCEPT", ISTIOIN.node_link)
-}
-
-/// Without its tunnel a packet would go on by the main table: it is dropped instead.
+/// Without its tunnel a packet to a meshed pod would go on by the main table: it is dropped instead. (For outbound packets,
+/// the destination guard does it.)
 fn fail_closed() -> Vec<String> {
     let decided = OUTBOUND.mask() | SKIP.mask() | PROXY_RETURN.mask();
-    vec![
-        format!("! -o {} -m mark --mark {OUTBOUND} -j DROP", ISTIOOUT.node_link),
-        format!(
-            "! -o {} -p tcp -m mark --mark 0x0/{decided:#x} -m set --match-set {SET_PODS} dst -j DROP",
-            ISTIOIN.node_link
-        ),
-    ]
+    vec![format!(
+        "! -o {} -p tcp -m mark --mark 0x0/{decided:#x} -m set --match-set {SET_PODS} dst -j DROP",
+        ISTIOIN.node_link
+    )]
 }
 
 #[cfg(test)]
@@ -193,10 +180,7 @@ mod tests {
     fn a_missing_tunnel_drops() {
         assert_eq!(
             fail_closed(),
-            [
-                "! -o istioout -m mark --mark 0x100/0x100 -j DROP",
-                "! -o istioin -p tcp -m mark --mark 0x0/0x340 -m set --match-set ztunnel-pods-ips dst -j DROP",
-            ]
+            ["! -o istioin -p tcp -m mark --mark 0x0/0x340 -m set --match-set ztunnel-pods-ips dst -j DROP"]
         );
     }
 }

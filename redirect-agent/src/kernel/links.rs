@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use anyhow::Context;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoData, InfoGeneve, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoGeneve, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 
 use super::netlink::Netlink;
 
@@ -20,6 +22,10 @@ pub(crate) struct Link {
     pub(crate) kind: Option<String>,
     pub(crate) mac: Option<[u8; 6]>,
     pub(crate) up: bool,
+    /// Its packets have Ethernet headers (`ARPHRD_ETHER`).
+    pub(crate) ethernet: bool,
+    /// Length of its transmit queue, in packets; 0 for what has none, such as a veth.
+    pub(crate) queue_len: u32,
     /// For a veth the index of its peer, in the peer's namespace.
     pub(crate) peer_index: Option<u32>,
     /// Id, in this namespace, of the namespace that the peer is in.
@@ -52,11 +58,13 @@ pub(crate) fn dump(netlink: &mut Netlink) -> anyhow::Result<Vec<Link>> {
 
 fn parse(message: LinkMessage) -> Option<Link> {
     let up = message.header.flags.contains(LinkFlags::Up);
-    let mut link = Link { index: message.header.index, up, ..Link::default() };
+    let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
+    let mut link = Link { index: message.header.index, up, ethernet, ..Link::default() };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
+            LinkAttribute::TxQueueLen(packets) => link.queue_len = packets,
             LinkAttribute::Link(index) => link.peer_index = Some(index),
             LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(id),
             LinkAttribute::Controller(index) => link.controller = Some(index),

@@ -5,3 +5,4 @@ pub(crate) mod links;
 pub(crate) mod netlink;
 pub(crate) mod netns;
 pub(crate) mod process;
+pub(crate) mod tc;

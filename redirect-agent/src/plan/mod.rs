@@ -10,13 +10,16 @@ use redirect_common::names::{
     TABLE_OUTBOUND, TABLE_PROXY, TPROXY, TUNNEL_PREFIX, TUNNELS, TableId,
 };
 
+use crate::cli::Mode;
+use crate::datapaths::ebpf::{self, Hooks};
 use crate::datapaths::iptables::{self, NodeRules};
 use crate::facts::Facts;
 use crate::proxy::Proxy;
 use crate::resources::address::Address;
 use crate::resources::chain::Chain;
-use crate::resources::guard::{Guard, GuardedBridge};
+use crate::resources::guard::{Guard, GuardedBridge, Guards};
 use crate::resources::link::Geneve;
+use crate::resources::map::Maps;
 use crate::resources::route::{Route, RouteKind};
 use crate::resources::rule::{Action, Rule};
 use crate::resources::sysctl::Setting;
@@ -34,13 +37,17 @@ pub(crate) struct Plan {
     /// Meshed pods' addresses in iptables mode.
     pub(crate) set: Option<BTreeSet<Ipv4Addr>>,
     pub(crate) chains: Vec<Chain>,
-    pub(crate) guard: Option<Guard>,
+    pub(crate) guards: Guards,
+    /// What the BPF maps hold in ebpf mode.
+    pub(crate) maps: Option<Maps>,
+    /// Which program stands where.
+    pub(crate) hooks: Hooks,
 }
 
 impl Plan {
     /// Whether what is filtered and marked is the same in both.
     pub(crate) fn same_filter(&self, other: &Self) -> bool {
-        self.set == other.set && self.chains == other.chains && self.guard == other.guard
+        self.set == other.set && self.chains == other.chains && self.guards == other.guards
     }
 }
 
@@ -56,6 +63,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) node_ip: Option<Ipv4Addr>,
     /// UDP port of the tunnels, host byte order.
     pub(crate) tunnel_port: u16,
+    /// The modes that stand: one, and two while the node changes over.
+    pub(crate) modes: &'a [Mode],
     /// `net.ipv4.conf.all.rp_filter` of the node and of ztunnel's namespace.
     pub(crate) all_rp_filter: AllRpFilter,
 }
@@ -107,12 +116,19 @@ pub(crate) fn node(inputs: &Inputs<'_>) -> Plan {
     let rules = NodeRules { tunnel_port: inputs.tunnel_port, proxy: inputs.proxy };
     let mut plan = Plan {
         rules: NODE_RULES.to_vec(),
-        set: Some(inputs.meshed.clone()),
-        chains: iptables::node_chains(&rules),
-        guard: guard(inputs),
         sysctls: settings::node(inputs),
+        guards: Guards { bridge: None, destination: true },
         ..Plan::default()
     };
+    if inputs.modes.contains(&Mode::Iptables) {
+        plan.set = Some(inputs.meshed.clone());
+        plan.chains = iptables::node_chains(&rules);
+        plan.guards.bridge = guard(inputs);
+    }
+    if inputs.modes.contains(&Mode::Ebpf) {
+        plan.maps = Some(ebpf::maps(inputs.facts, inputs.meshed, inputs.proxy, inputs.tunnel_port));
+        plan.hooks = ebpf::hooks(inputs.facts, inputs.proxy);
+    }
     if let Some(ends) = ends(inputs) {
         for tunnel in TUNNELS {
             let remote = IpAddr::V4(ends.proxy_ip);
@@ -141,9 +157,8 @@ pub(crate) fn proxy(inputs: &Inputs<'_>) -> Plan {
         sysctls: settings::proxy(inputs, &ends.proxy.interface),
         routes: proxy_routes(&ends),
         rules: PROXY_RULES.to_vec(),
-        set: None,
         chains: iptables::proxy_chains(ends.proxy),
-        guard: None,
+        ..Plan::default()
     }
 }
 

@@ -23,7 +23,15 @@ fn ztunnel() -> Proxy {
 
 fn inputs<'a>(facts: &'a Facts, meshed: &'a BTreeSet<Ipv4Addr>, proxy: Option<&'a Proxy>) -> Inputs<'a> {
     let node_ip = Some("172.18.0.2".parse().unwrap());
-    Inputs { facts, meshed, proxy, node_ip, tunnel_port: 6081, all_rp_filter: AllRpFilter::default() }
+    Inputs {
+        facts,
+        meshed,
+        proxy,
+        node_ip,
+        tunnel_port: 6081,
+        modes: &[Mode::Iptables],
+        all_rp_filter: AllRpFilter::default(),
+    }
 }
 
 fn texts(plan: &Plan) -> Vec<String> {
@@ -57,7 +65,7 @@ fn the_node_reads_as_designed() {
     );
     assert_eq!(plan.links.len(), 2);
     assert_eq!(plan.set, Some(meshed));
-    assert!(plan.guard.is_none());
+    assert_eq!(plan.guards, Guards { bridge: None, destination: true });
 }
 
 #[test]

@@ -1,17 +1,22 @@
 //! Brings one namespace to its plan, kind by kind, and reads back until nothing is left to do.
 
+use std::cell::RefCell;
 use std::fs;
+use std::path::Path;
 
 use anyhow::Context as _;
 use redirect_common::names::{SET_PODS, TUNNELS};
 
+use crate::bpf::{self, Bpf};
+use crate::cli::Mode;
 use crate::datapaths::iptables;
 use crate::kernel::netns::Netns;
 use crate::plan::{NODE_RULES, PROXY_RULES, Plan};
 use crate::record::Record;
 use crate::resources::chain::backend::Backend;
-use crate::resources::ledger::{Kind, Ledger};
-use crate::resources::{Context, address, chain, guard, link, route, rule, set, sysctl};
+use crate::resources::ledger::{Kind, Ledger, Problem};
+use crate::resources::program::{Attach, AttachKind};
+use crate::resources::{Context, address, chain, guard, link, map, program, route, rule, set, sysctl};
 
 /// Which of the two namespaces is worked on: what may be ours differs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,8 +30,18 @@ pub(crate) enum Place {
 const PASSES: usize = 4;
 
 /// In this order things come to stand; in the reverse they go.
-const ORDER: [Kind; 8] =
-    [Kind::Link, Kind::Address, Kind::Sysctl, Kind::Route, Kind::Set, Kind::Guard, Kind::Rule, Kind::Chain];
+const ORDER: [Kind; 10] = [
+    Kind::Link,
+    Kind::Address,
+    Kind::Sysctl,
+    Kind::Route,
+    Kind::Set,
+    Kind::Guard,
+    Kind::Map,
+    Kind::Program,
+    Kind::Rule,
+    Kind::Chain,
+];
 
 /// What is to be brought to a plan, and how.
 #[derive(Clone, Copy)]
@@ -34,6 +49,10 @@ pub(crate) struct Task<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) place: Place,
     pub(crate) backend: Backend,
+    /// Programs and maps; none in ztunnel's namespace, in iptables mode, and where BPF cannot be used.
+    pub(crate) bpf: Option<&'a RefCell<Bpf>>,
+    /// Where they are pinned.
+    pub(crate) bpf_dir: &'a Path,
     /// Which kinds are looked at.
     pub(crate) scope: Scope,
 }
@@ -62,7 +81,7 @@ pub(crate) fn settle(netns: &mut Netns, record: &mut Record, ledger: &mut Ledger
         pass(&mut Context::new(netns, record, ledger), task, &kinds);
         let wrote = |kind| ledger.writes.of(kind) > writes.of(kind);
         kinds.retain(|kind| {
-            let on_links = matches!(kind, Kind::Address | Kind::Sysctl | Kind::Route);
+            let on_links = matches!(kind, Kind::Address | Kind::Sysctl | Kind::Route | Kind::Program);
             wrote(*kind) || on_links && wrote(Kind::Link)
         });
         if kinds.is_empty() || ledger.problems.len() > problems {
@@ -85,6 +104,9 @@ fn pass(context: &mut Context<'_>, task: Task<'_>, kinds: &[Kind]) {
     let mut kinds = kinds.to_vec();
     if down {
         kinds.reverse();
+    } else if task.plan.set.is_none() {
+        // The kernel keeps a set for as long as a rule speaks of it.
+        kinds.sort_by_key(|kind| *kind == Kind::Set);
     }
     for kind in kinds {
         if let Err(error) = converge(context, task, kind) {
@@ -103,9 +125,52 @@ fn converge(context: &mut Context<'_>, task: Task<'_>, kind: Kind) -> anyhow::Re
         Kind::Rule => rule::converge(context, &plan.rules, owned_rules(place)),
         Kind::Chain => chain::converge(context, backend, &plan.chains, &owned_chains(place)),
         Kind::Set if place == Place::Node => set::converge(context, SET_PODS, plan.set.as_ref()),
-        Kind::Guard if place == Place::Node => guard::converge(context, plan.guard.as_ref()),
-        Kind::Set | Kind::Guard => Ok(()),
+        Kind::Guard if place == Place::Node => guard::converge(context, &plan.guards),
+        Kind::Map if place == Place::Node => maps(context, task),
+        Kind::Program | Kind::Qdisc if place == Place::Node => programs(context, task),
+        Kind::Set | Kind::Guard | Kind::Map | Kind::Program | Kind::Qdisc => Ok(()),
     }
+}
+
+fn maps(context: &mut Context<'_>, task: Task<'_>) -> anyhow::Result<()> {
+    match (&task.plan.maps, task.bpf) {
+        (Some(desired), Some(bpf)) => {
+            let mut bpf = bpf.try_borrow_mut().context("the programs are in use")?;
+            map::converge(context, &mut bpf.ebpf, desired)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Pins go last: what is pinned is attached.
+fn programs(context: &mut Context<'_>, task: Task<'_>) -> anyhow::Result<()> {
+    let links = bpf::links_dir(task.bpf_dir);
+    let bpf = task.bpf.map(RefCell::borrow);
+    let attach = Attach {
+        programs: bpf.as_ref().map(|bpf| &bpf.programs),
+        kind: bpf.as_ref().map_or(AttachKind::Clsact, |bpf| bpf.kind),
+        links: &links,
+    };
+    if task.plan.hooks.is_empty() && !context.record.modes().contains(&Mode::Ebpf) && !task.bpf_dir.exists() {
+        return Ok(());
+    }
+    program::converge(context, &task.plan.hooks, &attach)?;
+    if let Some(programs) = attach.programs.filter(|_| task.scope == Scope::Everything) {
+        let ahead = program::ahead_of_us(context, &task.plan.hooks, programs, attach.kind)?;
+        let note = |(hook, others): (program::Hook, Vec<String>)| {
+            let message = format!(
+                "runs after others' ({}); a final verdict of theirs ends the chain before it",
+                others.join(", ")
+            );
+            Problem::new(format!("program on {hook}"), message)
+        };
+        context.ledger.notes = Some(ahead.into_iter().map(note).collect());
+    }
+    if task.plan.hooks.is_empty() && task.bpf_dir.exists() {
+        let outcome = bpf::unpin_all(task.bpf_dir);
+        context.ledger.book(Kind::Map, "pins", "removed", outcome);
+    }
+    Ok(())
 }
 
 fn owned_links(place: Place) -> Vec<(&'static str, u32)> {

@@ -5,10 +5,12 @@ use std::net::Ipv4Addr;
 use super::apply::{self, Place, Scope, Task};
 use super::doorbell::Cause;
 use super::{Plans, Programmed, RECONSIDER, Reconciler, cleanup, events};
+use crate::bpf;
+use crate::cli::Mode;
 use crate::enrol::{self, Cluster};
 use crate::facts::{self, Facts};
 use crate::kernel::links;
-use crate::plan::{self, Inputs};
+use crate::plan::{self, Inputs, Plan};
 use crate::proxy;
 use crate::resources::chain::backend;
 use crate::resources::ledger::Ledger;
@@ -95,20 +97,23 @@ impl Reconciler {
         next: Option<Programmed>,
         ledger: &mut Ledger,
     ) -> anyhow::Result<Plans> {
+        self.record.add_mode(self.mode)?;
         self.record.add_backend(self.backend)?;
         let another = next.is_some();
         let mut candidate = next.or_else(|| self.programmed.take());
         let present = cluster.proxy.is_some() && candidate.is_some();
         let mut plans = Plans::default();
         if let Some(programmed) = candidate.as_mut().filter(|_| present) {
-            let inputs = self.inputs(facts, cluster, node_ip, Some(programmed))?;
+            let modes = self.record.modes();
+            let inputs = self.inputs(facts, cluster, node_ip, Some(programmed), &modes)?;
             plans.proxy = plan::proxy(&inputs);
             let before = ledger.problems.len();
             self.record.touch(programmed.netns.id())?;
             let same = self.settled.as_ref().is_some_and(|settled| settled.proxy.same_filter(&plans.proxy));
             let moved = self.record.backends() != [self.backend];
             let scope = if same && !another && !moved { cause.scope() } else { Scope::Everything };
-            let task = Task { plan: &plans.proxy, place: Place::Proxy, backend: self.backend, scope };
+            let (backend, bpf_dir) = (self.backend, self.config.bpf_dir.as_path());
+            let task = Task { plan: &plans.proxy, place: Place::Proxy, backend, bpf: None, bpf_dir, scope };
             apply::settle(&mut programmed.netns, &mut self.record, ledger, task);
             if ledger.problems.len() > before && self.record.proxy() != Some(&programmed.proxy) {
                 // The node stays with the former one; this one is tried again.
@@ -118,16 +123,49 @@ impl Reconciler {
         if let Some(programmed) = candidate.as_ref().filter(|_| present) {
             self.record.set_proxy(&programmed.proxy, node_ip)?;
         }
-        let inputs = self.inputs(facts, cluster, node_ip, candidate.as_mut())?;
-        plans.node = plan::node(&inputs);
-        let same = self.settled.as_ref().is_some_and(|settled| settled.node.same_filter(&plans.node));
-        let moved = self.record.backends() != [self.backend];
-        let scope = if same && !moved { cause.scope() } else { Scope::Everything };
-        let task = Task { plan: &plans.node, place: Place::Node, backend: self.backend, scope };
-        apply::settle(&mut self.node, &mut self.record, ledger, task);
+        plans.node = self.converge_node(cause, facts, cluster, node_ip, candidate.as_mut(), ledger)?;
         self.leave_other_backends(candidate.as_mut(), ledger)?;
         self.programmed = candidate;
         Ok(plans)
+    }
+
+    /// Brings the node to the plan. While it changes over to another mode both stand; the former goes when the new one is whole.
+    fn converge_node(
+        &mut self,
+        cause: Cause,
+        facts: &Facts,
+        cluster: &Cluster,
+        node_ip: Option<Ipv4Addr>,
+        mut programmed: Option<&mut Programmed>,
+        ledger: &mut Ledger,
+    ) -> anyhow::Result<Plan> {
+        let mut modes = self.record.modes();
+        if self.bpf.is_none() {
+            // Nothing new of it can be made; what stands goes on marking until the rules do.
+            modes.retain(|mode| *mode != Mode::Ebpf);
+        }
+        loop {
+            let over = self.record.modes() != [self.mode] && modes == [self.mode];
+            let inputs = self.inputs(facts, cluster, node_ip, programmed.as_deref_mut(), &modes)?;
+            let plan = plan::node(&inputs);
+            let same = self.settled.as_ref().is_some_and(|settled| settled.node.same_filter(&plan));
+            let moved = self.record.backends() != [self.backend] || over;
+            let scope = if same && !moved { cause.scope() } else { Scope::Everything };
+            let (backend, bpf, bpf_dir) = (self.backend, self.bpf.as_ref(), self.config.bpf_dir.as_path());
+            let task = Task { plan: &plan, place: Place::Node, backend, bpf, bpf_dir, scope };
+            apply::settle(&mut self.node, &mut self.record, ledger, task);
+            if plan.maps.is_some() && ledger.problems.is_empty() {
+                bpf::forget_other_layouts(&self.config.bpf_dir)?;
+            }
+            if over && ledger.problems.is_empty() {
+                tracing::info!(mode = self.mode.name(), "only this mode stands now");
+                self.record.keep_mode(self.mode)?;
+            }
+            if modes == [self.mode] || !ledger.problems.is_empty() {
+                return Ok(plan);
+            }
+            modes = vec![self.mode];
+        }
     }
 
     fn inputs<'a>(
@@ -136,6 +174,7 @@ impl Reconciler {
         cluster: &'a Cluster,
         node_ip: Option<Ipv4Addr>,
         programmed: Option<&'a mut Programmed>,
+        modes: &'a [Mode],
     ) -> anyhow::Result<Inputs<'a>> {
         let mut all_rp_filter = plan::AllRpFilter { node: apply::all_rp_filter(&self.node)?, proxy: 0 };
         let (proxy, links) = match programmed {
@@ -148,7 +187,7 @@ impl Reconciler {
             None => (self.record.proxy().filter(|proxy| !cluster.has_given_away(proxy)), Vec::new()),
         };
         let tunnel_port = facts::tunnel_port(&facts.links, &links);
-        Ok(Inputs { facts, meshed: &cluster.meshed, proxy, node_ip, tunnel_port, all_rp_filter })
+        Ok(Inputs { facts, meshed: &cluster.meshed, proxy, node_ip, tunnel_port, modes, all_rp_filter })
     }
 
     /// kubelet and kube-proxy may start after the agent, in the backend that it did not guess.
@@ -186,7 +225,8 @@ impl Reconciler {
             let before = ledger.problems.len();
             if let Some(mut netns) = proxy::find(self.node.id(), id) {
                 let backends = self.record.backends().to_vec();
-                cleanup::remove(&mut netns, &mut self.record, ledger, Place::Proxy, &backends);
+                let bpf_dir = &self.config.bpf_dir;
+                cleanup::remove(&mut netns, &mut self.record, ledger, Place::Proxy, &backends, bpf_dir);
             }
             if ledger.problems.len() == before
                 && let Err(error) = self.record.forget_netns(id)

@@ -26,23 +26,23 @@ pub(crate) struct Outcome {
 }
 
 /// Cleans up without a running agent.
-pub(crate) fn offline(state_dir: &Path) -> anyhow::Result<Outcome> {
+pub(crate) fn offline(state_dir: &Path, bpf_dir: &Path) -> anyhow::Result<Outcome> {
     let mut node = Netns::current()?;
     let record = Record::open(state_dir, node.id())?;
-    Ok(everything(&mut node, record, None))
+    Ok(everything(&mut node, record, None, bpf_dir))
 }
 
 /// Takes everything of ours away. The record goes last, and only when nothing is left.
-pub(crate) fn everything(node: &mut Netns, mut record: Record, programmed: Option<Netns>) -> Outcome {
+pub(crate) fn everything(node: &mut Netns, mut record: Record, programmed: Option<Netns>, bpf_dir: &Path) -> Outcome {
     let mut ledger = Ledger::default();
     let backends = backends(&record);
     // The node's side first: it is what sends packets into the others.
-    remove(node, &mut record, &mut ledger, Place::Node, &backends);
+    remove(node, &mut record, &mut ledger, Place::Node, &backends, bpf_dir);
     let held = programmed.as_ref().map(Netns::id);
     let others = proxy::others(node.id()).filter(|netns| held != Some(netns.id()));
     for mut netns in programmed.into_iter().chain(others) {
         if record.touched(netns.id()) || has_tunnel(&mut netns) {
-            remove(&mut netns, &mut record, &mut ledger, Place::Proxy, &backends);
+            remove(&mut netns, &mut record, &mut ledger, Place::Proxy, &backends, bpf_dir);
         }
     }
     if ledger.problems.is_empty()
@@ -55,9 +55,17 @@ pub(crate) fn everything(node: &mut Netns, mut record: Record, programmed: Optio
 }
 
 /// Takes everything of ours out of one namespace.
-pub(super) fn remove(netns: &mut Netns, record: &mut Record, ledger: &mut Ledger, place: Place, backends: &[Backend]) {
+pub(super) fn remove(
+    netns: &mut Netns,
+    record: &mut Record,
+    ledger: &mut Ledger,
+    place: Place,
+    backends: &[Backend],
+    bpf_dir: &Path,
+) {
     for backend in backends {
-        let task = Task { plan: &Plan::default(), place, backend: *backend, scope: Scope::Everything };
+        let plan = Plan::default();
+        let task = Task { plan: &plan, place, backend: *backend, bpf: None, bpf_dir, scope: Scope::Everything };
         apply::settle(netns, record, ledger, task);
     }
 }

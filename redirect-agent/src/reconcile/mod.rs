@@ -4,12 +4,15 @@
 //! It runs on one thread of its own, because a network namespace belongs to a thread and because nothing here may run twice
 //! at once.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::sync::watch;
 
+use crate::bpf::Bpf;
+use crate::cli::Mode;
 use crate::config::Config;
 use crate::enrol::Cluster;
 use crate::facts::Facts;
@@ -25,6 +28,7 @@ use crate::status::Status;
 pub(crate) mod apply;
 mod attempt;
 pub(crate) mod cleanup;
+mod datapath;
 pub(crate) mod doorbell;
 mod events;
 mod report;
@@ -73,6 +77,11 @@ pub(crate) struct Reconciler {
     backend: Backend,
     /// Neither configured nor said by Kubernetes: looked at again now and then.
     backend_is_certain: bool,
+    /// The mode in force.
+    mode: Mode,
+    /// Why it is not the one that was asked for.
+    fallback: Option<String>,
+    bpf: Option<RefCell<Bpf>>,
     programmed: Option<Programmed>,
     /// The node as the last whole run found it.
     facts: Option<Facts>,
@@ -80,6 +89,8 @@ pub(crate) struct Reconciler {
     cluster: Cluster,
     /// What stood at the end of the last run that needed nothing more.
     settled: Option<Plans>,
+    /// What the last run that looked found worth telling.
+    notes: Vec<Problem>,
     totals: Writes,
     repairs: Writes,
     reconciles: u64,
@@ -100,6 +111,8 @@ impl Reconciler {
             Some(backend) => Detected { backend, certain: true },
             None => backend::detect().context("find out which iptables the host uses")?,
         };
+        let (bpf, fallback) = datapath::start(&config)?;
+        let mode = if bpf.is_some() { Mode::Ebpf } else { Mode::Iptables };
         let events = events::watch(&node, &doorbell)?;
         Ok(Self {
             config,
@@ -111,10 +124,14 @@ impl Reconciler {
             record,
             backend: detected.backend,
             backend_is_certain: detected.certain,
+            mode,
+            fallback,
+            bpf: bpf.map(RefCell::new),
             programmed: None,
             facts: None,
             cluster: Cluster::default(),
             settled: None,
+            notes: Vec::new(),
             totals: Writes::default(),
             repairs: Writes::default(),
             reconciles: 0,
@@ -143,7 +160,12 @@ impl Reconciler {
             match self.doorbell.wait(timeout) {
                 Ring::Stop => return Ok(()),
                 Ring::Cleanup(answer) => {
-                    let outcome = cleanup::everything(&mut self.node, self.record, self.programmed.map(|p| p.netns));
+                    let outcome = cleanup::everything(
+                        &mut self.node,
+                        self.record,
+                        self.programmed.map(|p| p.netns),
+                        &self.config.bpf_dir,
+                    );
                     let _ = answer.send(outcome);
                     return Ok(());
                 }
@@ -179,6 +201,9 @@ impl Reconciler {
         }
         self.settled = plans.filter(|_| ledger.problems.is_empty());
         self.failures = if self.settled.is_some() { 0 } else { self.failures + 1 };
+        if let Some(notes) = ledger.notes {
+            self.notes = notes;
+        }
         self.publish(ledger.problems);
     }
 

@@ -1,7 +1,8 @@
 //! What a run means for whoever asks: status from the loop's state, and the log of what is new.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::bpf::Bpf;
 use crate::enrol::{Cluster, PodVerdict, State};
 use crate::resources::ledger::Problem;
 use crate::status::{ProxyState, ProxyStatus, Status};
@@ -19,18 +20,30 @@ pub(super) fn status(reconciler: &Reconciler, problems: Vec<Problem>) -> Status 
     let tunnel_port = reconciler.settled.as_ref().and_then(|plans| plans.node.links.first()).map(|link| link.port);
     Status {
         node: reconciler.config.node_name.clone(),
-        mode: "iptables".into(),
+        mode: reconciler.mode.name().into(),
+        requested_mode: reconciler.config.mode.name().into(),
+        fallback_reason: reconciler.fallback.clone(),
+        tc_attach: reconciler.bpf.as_ref().map(|bpf| bpf.borrow().kind.to_string()),
         backend: Some(reconciler.backend),
         ready: healthy,
         settled: healthy,
         reconciles: reconciler.reconciles,
         writes: reconciler.totals.clone(),
         repairs: reconciler.repairs.clone(),
+        packets: reconciler.bpf.as_ref().map(|bpf| counts(&bpf.borrow())).unwrap_or_default(),
         tunnel_port,
         proxy,
         pods,
+        notes: reconciler.notes.clone(),
         problems: all,
     }
+}
+
+fn counts(bpf: &Bpf) -> BTreeMap<String, u64> {
+    bpf.counts().unwrap_or_else(|error| {
+        tracing::debug!(error = format!("{error:#}"), "the counters cannot be read");
+        BTreeMap::new()
+    })
 }
 
 fn proxy_status(reconciler: &Reconciler, cluster: &Cluster, problems: &[Problem]) -> ProxyStatus {

@@ -1,148 +1,101 @@
-//! The bridge guard: with a bridge CNI, pods of one node reach each other by switching, which the law never sees. This
-//! nftables table (family bridge) addresses TCP from and to meshed pods to the bridge itself, so that the node routes it.
-//!
-//! It also keeps another port from speaking with ztunnel's MAC address, because on a bridge that address is what tells
-//! ztunnel's packets apart. It needs no bridge-nf sysctl and no per-port object: a new pod's port is covered at once.
+//! Our nftables tables on the node, one per family: see `bridge` and `destination` for what they are for. A table is compared
+//! as nft prints it, and replaced whole, in one transaction.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::fmt;
 
 use anyhow::Context as _;
 use redirect_common::names::BRIDGE_TABLE;
+use serde::{Deserialize, Serialize};
 
 use super::Context;
 use super::ledger::Kind;
 use crate::kernel::process;
 
-/// A MAC address.
-pub(crate) type Mac = [u8; 6];
+mod bridge;
+mod destination;
 
-/// What the guard needs to know.
+pub(crate) use bridge::{Guard, GuardedBridge, Mac, mac};
+
+/// The family of a table of ours.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Family {
+    /// Switched frames.
+    Bridge,
+    /// Routed packets.
+    Ip,
+}
+
+/// As nft names it.
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bridge => "bridge",
+            Self::Ip => "ip",
+        })
+    }
+}
+
+/// Which guards are to stand.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub(crate) struct Guard {
-    /// Bridges with meshed pods.
-    pub(crate) bridges: BTreeMap<String, GuardedBridge>,
-    /// MAC addresses of all bridges of the node: what is sent to them is routed already.
-    pub(crate) gateways: BTreeSet<Mac>,
-    /// ztunnel's port and MAC address, when it is behind a bridge.
-    pub(crate) proxy: Option<(String, Mac)>,
+pub(crate) struct Guards {
+    /// Where pods of this node are switched.
+    pub(crate) bridge: Option<Guard>,
+    /// Where anything is marked outbound.
+    pub(crate) destination: bool,
 }
 
-/// A bridge that has meshed pods.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct GuardedBridge {
-    pub(crate) mac: Mac,
-    pub(crate) pods: BTreeSet<Ipv4Addr>,
+/// Makes the guards stand; those that are not wanted go.
+pub(crate) fn converge(context: &mut Context<'_>, desired: &Guards) -> anyhow::Result<()> {
+    let wanted = [
+        (Family::Bridge, desired.bridge.as_ref().map(bridge::render)),
+        (Family::Ip, desired.destination.then(destination::render)),
+    ];
+    for (family, want) in wanted {
+        converge_one(context, family, want.as_deref())?;
+    }
+    Ok(())
 }
 
-/// As nftables and iptables print it.
-pub(crate) fn mac(mac: Mac) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
-}
-
-/// Makes the guard stand; `None` removes it.
-pub(crate) fn converge(context: &mut Context<'_>, desired: Option<&Guard>) -> anyhow::Result<()> {
-    if desired.is_none() && !context.record.may_have_guard() {
+fn converge_one(context: &mut Context<'_>, family: Family, want: Option<&str>) -> anyhow::Result<()> {
+    if want.is_none() && !context.record.may_have_guard(family) {
         return Ok(());
     }
-    let needed = desired.is_some() || context.record.has_guard();
-    let observed = context.netns.run(|| observe(needed))??;
-    let want = desired.map(render);
-    if observed == want.as_deref().map(squeeze) {
-        return context.record.set_guard(want.is_some());
+    let needed = want.is_some() || context.record.has_guard(family);
+    let observed = context.netns.run(|| observe(family, needed))??;
+    if observed == want.map(squeeze) {
+        return context.record.set_guard(family, want.is_some());
     }
     // One transaction: the empty declaration makes the deletion succeed whether or not the table stands.
-    let drop_old = format!("table bridge {BRIDGE_TABLE}\ndelete table bridge {BRIDGE_TABLE}\n");
-    let script = drop_old + want.as_deref().unwrap_or_default();
-    context.record.set_guard(true)?;
+    let table = format!("table {family} {BRIDGE_TABLE}");
+    let script = format!("{table}\ndelete {table}\n{}", want.unwrap_or_default());
+    context.record.set_guard(family, true)?;
     let outcome = context.netns.run(|| process::run("nft", &["-f", "-"], &script))?.map(drop);
     let what = if want.is_some() { "written" } else { "removed" };
-    let done = context.ledger.book(Kind::Guard, &format!("table bridge {BRIDGE_TABLE}"), what, outcome);
+    let done = context.ledger.book(Kind::Guard, &table, what, outcome);
     if done && want.is_none() {
-        context.record.set_guard(false)?;
+        context.record.set_guard(family, false)?;
     }
     Ok(())
 }
 
 /// The table as nft prints it, white space folded; `None` when it is not there. That there is no nft is an error only where
 /// a table is wanted, or was made.
-fn observe(needed: bool) -> anyhow::Result<Option<String>> {
-    let tables = match process::run("nft", &["list", "tables", "bridge"], "") {
+fn observe(family: Family, needed: bool) -> anyhow::Result<Option<String>> {
+    let name = family.to_string();
+    let tables = match process::run("nft", &["list", "tables", &name], "") {
         Ok(tables) => tables,
         Err(error) if !needed && process::is_missing(&error) => return Ok(None),
-        Err(error) => {
-            return Err(error).context("a bridge CNI needs nftables to keep pods from being switched past ztunnel");
-        }
+        Err(error) => return Err(error).context("without nftables, packets would pass ztunnel by"),
     };
-    let line = format!("table bridge {BRIDGE_TABLE}");
+    let line = format!("table {family} {BRIDGE_TABLE}");
     if !tables.lines().any(|table| table == line) {
         return Ok(None);
     }
-    let text = process::run("nft", &["-nn", "list", "table", "bridge", BRIDGE_TABLE], "")?;
+    let text = process::run("nft", &["-nn", "list", "table", &name, BRIDGE_TABLE], "")?;
     Ok(Some(squeeze(&text)))
 }
 
 fn squeeze(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// The table as `nft -nn list` prints it: 6 is TCP, packet type 0 is "to this host".
-fn render(guard: &Guard) -> String {
-    let mut text = format!("table bridge {BRIDGE_TABLE} {{\n");
-    for (name, bridge) in &guard.bridges {
-        let _ = writeln!(
-            text,
-            "{}",
-            set(&format!("pods-{name}"), "ipv4_addr", bridge.pods.iter().map(ToString::to_string))
-        );
-    }
-    let _ = writeln!(text, "{}", set("gateways", "ether_addr", guard.gateways.iter().map(|gateway| mac(*gateway))));
-    text.push_str("chain prerouting {\ntype filter hook prerouting priority -300; policy accept;\n");
-    if let Some((port, address)) = &guard.proxy {
-        let _ = writeln!(text, "iifname != \"{port}\" ether saddr {} drop", mac(*address));
-    }
-    for (name, bridge) in &guard.bridges {
-        for side in ["saddr", "daddr"] {
-            let _ = writeln!(
-                text,
-                "ip protocol 6 ip {side} @pods-{name} ether daddr != @gateways ether daddr set {} meta pkttype set 0",
-                mac(bridge.mac)
-            );
-        }
-    }
-    text.push_str("}\n}\n");
-    text
-}
-
-fn set(name: &str, kind: &str, members: impl Iterator<Item = String>) -> String {
-    let members: Vec<_> = members.collect();
-    let elements =
-        if members.is_empty() { String::new() } else { format!("elements = {{ {} }}\n", members.join(", ")) };
-    format!("set {name} {{\ntype {kind}\n{elements}}}\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_as_nft_prints_it() {
-        let bridge = GuardedBridge {
-            mac: [2, 0, 0, 0, 0, 1],
-            pods: ["10.244.1.6", "10.244.1.5"].iter().map(|ip| ip.parse().unwrap()).collect(),
-        };
-        let guard = Guard {
-            bridges: BTreeMap::from([("cni0".to_owned(), bridge)]),
-            gateways: BTreeSet::from([[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 9]]),
-            proxy: Some(("vethz".into(), [2, 0, 0, 0, 0, 5])),
-        };
-        let printed = "table bridge ztunnel { set pods-cni0 { type ipv4_addr elements = { 10.244.1.5, 10.244.1.6 } } \
-            set gateways { type ether_addr elements = { 02:00:00:00:00:01, 02:00:00:00:00:09 } } \
-            chain prerouting { type filter hook prerouting priority -300; policy accept; \
-            iifname != \"vethz\" ether saddr 02:00:00:00:00:05 drop \
-            ip protocol 6 ip saddr @pods-cni0 ether daddr != @gateways ether daddr set 02:00:00:00:00:01 meta pkttype set 0 \
-            ip protocol 6 ip daddr @pods-cni0 ether daddr != @gateways ether daddr set 02:00:00:00:00:01 meta pkttype set 0 } }";
-        assert_eq!(squeeze(&render(&guard)), printed);
-    }
 }

@@ -17,12 +17,26 @@ pub(crate) enum Kind {
     Set,
     Chain,
     Guard,
+    Map,
+    Program,
+    Qdisc,
 }
 
 impl Kind {
     /// Every kind, in the order in which `status` lists them.
-    pub(crate) const ALL: [Self; 8] =
-        [Self::Link, Self::Address, Self::Sysctl, Self::Route, Self::Rule, Self::Set, Self::Chain, Self::Guard];
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Link,
+        Self::Address,
+        Self::Sysctl,
+        Self::Route,
+        Self::Rule,
+        Self::Set,
+        Self::Chain,
+        Self::Guard,
+        Self::Map,
+        Self::Program,
+        Self::Qdisc,
+    ];
 
     /// As `status` names it.
     pub(crate) const fn name(self) -> &'static str {
@@ -35,6 +49,9 @@ impl Kind {
             Self::Set => "set",
             Self::Chain => "chain",
             Self::Guard => "guard",
+            Self::Map => "map",
+            Self::Program => "program",
+            Self::Qdisc => "qdisc",
         }
     }
 }
@@ -100,6 +117,8 @@ impl<'de> Deserialize<'de> for Writes {
 pub(crate) struct Ledger {
     pub(crate) writes: Writes,
     pub(crate) problems: Vec<Problem>,
+    /// What is not wrong by itself, and may explain what is: `None` where nobody looked.
+    pub(crate) notes: Option<Vec<Problem>>,
 }
 
 impl Ledger {

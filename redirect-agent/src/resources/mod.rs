@@ -8,6 +8,8 @@ pub(crate) mod chain;
 pub(crate) mod guard;
 pub(crate) mod ledger;
 pub(crate) mod link;
+pub(crate) mod map;
+pub(crate) mod program;
 pub(crate) mod route;
 pub(crate) mod rule;
 pub(crate) mod set;

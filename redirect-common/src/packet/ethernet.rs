@@ -18,13 +18,13 @@ const CUSTOMER_TAG: u16 = 0x8100;
 const PROVIDER_TAG: u16 = 0x88a8;
 
 #[inline]
-pub(super) fn parse(frame: &(impl Octets + ?Sized)) -> Result<Packet, Unparsed> {
+pub(super) fn parse<const V6: bool>(frame: &(impl Octets + ?Sized)) -> Result<Packet, Unparsed> {
     let mut offset = ETHERTYPE_AT;
     for _ in 0..=MAX_TAGS {
         let ethertype = frame.octets(offset).ok_or(Unparsed::Truncated)?;
         match u16::from_be_bytes(ethertype) {
             IPV4 => return ipv4::parse(frame, offset + ETHERTYPE_LEN),
-            IPV6 => return ipv6::parse(frame, offset + ETHERTYPE_LEN),
+            IPV6 if V6 => return ipv6::parse(frame, offset + ETHERTYPE_LEN),
             CUSTOMER_TAG | PROVIDER_TAG => offset += TAG_LEN,
             _ => return Err(Unparsed::NotIp),
         }

@@ -2,7 +2,7 @@
 
 use core::net::{IpAddr, Ipv4Addr};
 
-use super::{Octets, Packet, TCP, Unparsed, ports};
+use super::{About, Ends, ICMP, Octets, Packet, TCP, Unparsed, opens, ports};
 
 /// Length of the header without options.
 const HEADER_LEN: usize = 20;
@@ -25,11 +25,53 @@ pub(super) fn parse(octets: &(impl Octets + ?Sized), offset: usize) -> Result<Pa
         return Err(Unparsed::Truncated);
     }
     let later_fragment = u16::from_be_bytes([f0, f1]) & FRAGMENT_OFFSET != 0;
-    Ok(Packet {
+    let mut packet = Packet {
         source: IpAddr::V4(Ipv4Addr::new(s0, s1, s2, s3)),
         destination: IpAddr::V4(Ipv4Addr::new(d0, d1, d2, d3)),
         protocol,
-        ports: if later_fragment { None } else { ports(octets, protocol, offset + header_len, end) },
+        ports: None,
+        opens: false,
+        about: About::NOTHING,
+    };
+    if !later_fragment {
+        let upper = offset + header_len;
+        packet.ports = ports(octets, protocol, upper, end);
+        packet.opens = opens(octets, protocol, upper, end);
+        if protocol == ICMP
+            && let Some(ends) = about(octets, upper, end)
+        {
+            packet.about = About::new(ends);
+        }
+    }
+    Ok(packet)
+}
+
+/// What the ICMP message at `offset` is about: an error (RFC 792) carries the header of what caused it, and 8 bytes more.
+#[inline]
+fn about(octets: &(impl Octets + ?Sized), offset: usize, end: usize) -> Option<Ends> {
+    /// Destination unreachable, source quench, redirect, time exceeded, parameter problem.
+    const ERRORS: [u8; 5] = [3, 4, 5, 11, 12];
+    const ICMP_HEADER_LEN: usize = 8;
+    let [kind] = octets.octets(offset)?;
+    if !ERRORS.contains(&kind) {
+        return None;
+    }
+    let inner = offset + ICMP_HEADER_LEN;
+    if inner + HEADER_LEN > end {
+        return None;
+    }
+    let header: [u8; HEADER_LEN] = octets.octets(inner)?;
+    let [first, _, _, _, _, _, f0, f1, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = header;
+    let header_len = usize::from(first & 0xf) * 4;
+    let later_fragment = u16::from_be_bytes([f0, f1]) & FRAGMENT_OFFSET != 0;
+    if first >> 4 != 4 || header_len < HEADER_LEN || later_fragment {
+        return None;
+    }
+    Some(Ends {
+        source: Ipv4Addr::new(s0, s1, s2, s3),
+        destination: Ipv4Addr::new(d0, d1, d2, d3),
+        protocol,
+        ports: ports(octets, protocol, inner + header_len, end)?,
     })
 }
 

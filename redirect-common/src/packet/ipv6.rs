@@ -2,7 +2,7 @@
 
 use core::net::{IpAddr, Ipv6Addr};
 
-use super::{Octets, Packet, Unparsed, ports};
+use super::{About, Octets, Packet, Unparsed, opens, ports};
 
 /// How many extension headers are looked behind. RFC 8200 section 4.1 recommends at most seven in a packet.
 pub const MAX_HEADERS: usize = 8;
@@ -46,6 +46,8 @@ pub(super) fn parse(octets: &(impl Octets + ?Sized), offset: usize) -> Result<Pa
         destination: IpAddr::V6(Ipv6Addr::from(destination)),
         protocol: upper.protocol,
         ports: if upper.later_fragment { None } else { ports(octets, upper.protocol, upper.offset, end) },
+        opens: !upper.later_fragment && opens(octets, upper.protocol, upper.offset, end),
+        about: About::NOTHING,
     })
 }
 

@@ -11,8 +11,10 @@ const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
 const DESTINATION: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 3);
 const SOURCE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 5);
 const DESTINATION6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3);
-/// Ports 1234 to 80, and the rest of a TCP header.
-const SEGMENT: [u8; 20] = [4, 210, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0];
+/// Ports 1234 to 80, and the rest of a TCP header with the flag ACK.
+const SEGMENT: [u8; 20] = [4, 210, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, ACK, 0, 0, 0, 0, 0, 0];
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 const PORTS: Option<Ports> = Some(Ports { source: 1234, destination: 80 });
 
 fn v4(protocol: u8, options: &[u8], payload: &[u8]) -> Vec<u8> {
@@ -54,7 +56,14 @@ fn frame(ethertypes: &[u16], packet: &[u8]) -> Vec<u8> {
 }
 
 fn packet(source: impl Into<IpAddr>, destination: impl Into<IpAddr>, protocol: u8, ports: Option<Ports>) -> Packet {
-    Packet { source: source.into(), destination: destination.into(), protocol, ports }
+    Packet {
+        source: source.into(),
+        destination: destination.into(),
+        protocol,
+        ports,
+        opens: false,
+        about: About::NOTHING,
+    }
 }
 
 fn tcp4() -> Packet {
@@ -248,4 +257,35 @@ fn no_bytes_make_it_panic() {
         let _ = ethernet(&bytes);
         let _ = ip(bytes.get(14..).unwrap_or_default());
     }
+}
+
+#[test]
+fn only_a_first_segment_opens_a_connection() {
+    let opens = |flags: u8, cut: usize| {
+        let mut segment = SEGMENT;
+        segment[13] = flags;
+        let both = [ip(&v4(TCP, &[1; 8], &segment[..cut])), ip(&v6(TCP, &segment[..cut]))];
+        both.map(|packet| packet.unwrap().opens)
+    };
+    assert_eq!(opens(SYN, 20), [true; 2]);
+    assert_eq!(opens(SYN | 0xc0, 20), [true; 2], "with ECN");
+    assert_eq!(opens(SYN | ACK, 20), [false; 2]);
+    assert_eq!(opens(ACK, 20), [false; 2]);
+    assert_eq!(opens(SYN, 13), [false; 2], "the flags are cut off");
+    assert!(!ip(&v4(UDP, &[], &SEGMENT)).unwrap().opens);
+}
+
+#[test]
+fn an_icmp_error_names_what_it_is_about() {
+    let about = |kind: u8, inner: &[u8]| {
+        ip(&v4(ICMP, &[], &[&[kind, 1, 0, 0, 0, 0, 0, 0], inner].concat())).unwrap().about.ends().copied()
+    };
+    let ends = Ends { source: SOURCE, destination: DESTINATION, protocol: TCP, ports: PORTS.unwrap() };
+    let inner = v4(TCP, &[1; 4], &SEGMENT);
+    assert_eq!(about(3, &inner), Some(ends));
+    assert_eq!(about(11, &inner[..28]), Some(ends), "8 bytes of the segment are all that must be there");
+    assert_eq!(about(3, &inner[..26]), None, "no ports");
+    assert_eq!(about(3, &inner[..19]), None);
+    assert_eq!(about(8, &inner), None, "an echo is about nothing");
+    assert_eq!(about(3, &v6(TCP, &SEGMENT)), None);
 }

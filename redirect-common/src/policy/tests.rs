@@ -9,7 +9,7 @@ use std::vec::Vec;
 
 use super::*;
 use crate::names::TUNNEL_PORT;
-use crate::packet::Ports;
+use crate::packet::{About, Ports};
 
 /// Addresses of one family.
 struct Cast {
@@ -121,7 +121,7 @@ fn packets() -> Vec<Packet> {
         for source in addresses {
             for destination in addresses {
                 for (protocol, ports) in protocols() {
-                    packets.push(Packet { source, destination, protocol, ports });
+                    packets.push(Packet { source, destination, protocol, ports, opens: false, about: About::NOTHING });
                 }
             }
         }
@@ -242,7 +242,7 @@ fn both_directions() {
         ];
         for (name, hook, source, destination, memory, row) in ways {
             let ports = Some(Ports { source: 40000, destination: 80 });
-            let packet = Packet { source, destination, protocol: TCP, ports };
+            let packet = Packet { source, destination, protocol: TCP, ports, opens: false, about: About::NOTHING };
             assert_eq!(decide(hook, &packet, &Case { hook, packet, memory }).row, row, "{name}: {source}");
         }
     }

@@ -1,9 +1,11 @@
 //! The command line of `redirect-lab`.
 
+mod bpf;
 mod connect;
 mod pods;
 mod watch;
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,7 +19,9 @@ use crate::backend::Backend;
 use crate::cni::Topology;
 use crate::demo::{SETTLE, ZTUNNEL, demo};
 use crate::lab::Lab;
+use crate::lack::Lack;
 use crate::layout::DEFAULT_PREFIX;
+use crate::mode::{ATTACH_VARIABLE, Attach, MODE_VARIABLE, Mode};
 use crate::state::Options;
 use crate::{proxy, serve, table};
 
@@ -84,6 +88,26 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Figures about the programs in the kernel (`cargo xtask` asks for them)
+    #[command(hide = true)]
+    Bpf {
+        #[command(subcommand)]
+        command: bpf::BpfCommand,
+    },
+    /// Run a program where bpf(2) fails with EPERM (the lab starts agents so)
+    #[command(name = Lack::Bpf.subcommand(), hide = true)]
+    WithoutBpf {
+        /// The program and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// Run a program where nothing is mounted at /sys/fs/bpf (the lab starts agents so)
+    #[command(name = Lack::Bpffs.subcommand(), hide = true)]
+    WithoutBpffs {
+        /// The program and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// The transparent proxy of the ztunnel pod (the lab starts it)
     Proxy {
         /// Where to write one JSON object per connection
@@ -105,6 +129,9 @@ enum Command {
 enum AgentCommand {
     /// Start it, with the arguments of `up` or these
     Start {
+        /// How it marks packets; as before if not given
+        #[arg(long, value_enum)]
+        mode: Option<Mode>,
         /// More arguments of `redirect-agent run`
         #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
         args: Vec<String>,
@@ -128,6 +155,15 @@ struct NodeArgs {
     /// Reverse path filter of new links on the node
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=2))]
     rp_filter: u8,
+    /// How the agent marks packets
+    #[arg(long, value_enum, default_value_t = Mode::Iptables, env = MODE_VARIABLE)]
+    mode: Mode,
+    /// How the agent attaches programs in ebpf mode [default: its own choice]
+    #[arg(long, value_enum, env = ATTACH_VARIABLE)]
+    tc_attach: Option<Attach>,
+    /// Run the agent where bpf(2) fails with EPERM, to see it fall back
+    #[arg(long)]
+    without_bpf: bool,
     /// More arguments of `redirect-agent run`, in one string
     #[arg(long, allow_hyphen_values = true, default_value = "", hide_default_value = true)]
     agent_args: String,
@@ -140,7 +176,12 @@ impl NodeArgs {
     }
 
     fn agent(&self) -> AgentOptions {
-        AgentOptions { args: self.agent_args.split_whitespace().map(str::to_owned).collect() }
+        AgentOptions {
+            args: self.agent_args.split_whitespace().map(str::to_owned).collect(),
+            mode: Some(self.mode),
+            tc_attach: self.tc_attach,
+            without: self.without_bpf.then_some(Lack::Bpf),
+        }
     }
 }
 
@@ -172,6 +213,9 @@ fn run(cli: Cli) -> Result<()> {
         Command::Table => show_table(&Lab::open(prefix)?),
         Command::Agent { command } => agent(&mut Lab::open(prefix)?, command),
         Command::Demo { node, all } => demos(prefix, &node, all),
+        Command::Bpf { command } => bpf::run(&command),
+        Command::WithoutBpf { command } => Lack::Bpf.exec(&command).map(|never| match never {}),
+        Command::WithoutBpffs { command } => Lack::Bpffs.exec(&command).map(|never| match never {}),
         Command::Proxy { log } => block_on(proxy::run(&log)),
         Command::Serve { name, listen } => block_on(serve::serve(name, listen)),
     }
@@ -200,11 +244,11 @@ fn show_table(lab: &Lab) -> Result<()> {
 
 fn agent(lab: &mut Lab, command: AgentCommand) -> Result<()> {
     match command {
-        AgentCommand::Start { args } if args.is_empty() => {
-            let options = lab.state.agent.clone().unwrap_or_default();
-            lab.start_agent(&options)
+        AgentCommand::Start { args, mode } => {
+            let last = lab.state.agent.clone().unwrap_or_default();
+            let args = if args.is_empty() { last.args } else { args };
+            lab.start_agent(&AgentOptions { args, mode: mode.or(last.mode), ..last })
         }
-        AgentCommand::Start { args } => lab.start_agent(&AgentOptions { args }),
         AgentCommand::Stop => lab.stop_agent(Signal::TERM),
         AgentCommand::Kill => lab.stop_agent(Signal::KILL),
         AgentCommand::Cleanup => lab.cleanup_agent().map(|said| print!("{said}")),

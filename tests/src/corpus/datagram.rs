@@ -24,6 +24,8 @@ pub struct Datagram {
     pub dont_fragment: bool,
     /// Time to live.
     pub ttl: u8,
+    /// Bytes of the frame behind the packet's end.
+    pub trailer: Vec<u8>,
     /// Applied to the finished bytes.
     pub edit: Option<fn(&mut Vec<u8>)>,
 }
@@ -54,6 +56,7 @@ impl Datagram {
             extensions: Vec::new(),
             dont_fragment: false,
             ttl: TTL,
+            trailer: Vec::new(),
             edit: None,
         }
     }
@@ -117,6 +120,7 @@ impl Datagram {
             }
             (source, destination) => panic!("the corpus sends from {source} to {destination}"),
         };
+        bytes.extend(&self.trailer);
         if let Some(edit) = self.edit {
             edit(&mut bytes);
         }

@@ -8,6 +8,7 @@
 mod cast;
 mod checksum;
 mod datagram;
+mod differences;
 mod flow;
 mod groups;
 mod oracle;
@@ -16,6 +17,7 @@ mod step;
 
 pub use cast::*;
 pub use datagram::{Datagram, Piece};
+pub use differences::Difference;
 pub use flow::{Flow, ICMP, flags, icmp_error};
 pub use oracle::{Key, Oracle};
 pub use script::{End, Script, Talk};

@@ -83,6 +83,8 @@ pub struct Step {
     pub tags: Vec<(u16, u16)>,
     /// Instead of IPv4's or IPv6's.
     pub ethertype: Option<u16>,
+    /// Where its frame ends, if before the packet does.
+    pub frame_len: Option<usize>,
     /// The mark it bears before the law (only where a local socket sends it).
     pub mark: u32,
     /// What the law makes of it.
@@ -109,6 +111,7 @@ impl Step {
             fragments: Vec::new(),
             tags: Vec::new(),
             ethertype: None,
+            frame_len: None,
             mark: 0,
             law,
             connection: Connection::Own,
@@ -154,6 +157,18 @@ impl Step {
         self
     }
 
+    /// With these VLAN tags: `EtherType` and tag, outermost first.
+    pub fn tags(&mut self, tags: &[(u16, u16)]) -> &mut Self {
+        self.tags = tags.to_vec();
+        self
+    }
+
+    /// In a frame that ends after so many bytes.
+    pub fn frame_len(&mut self, len: usize) -> &mut Self {
+        self.frame_len = Some(len);
+        self
+    }
+
     /// With another `EtherType`.
     pub fn ethertype(&mut self, ethertype: u16) -> &mut Self {
         self.ethertype = Some(ethertype);
@@ -190,6 +205,7 @@ impl Step {
         }
         bytes.extend(self.ethertype.unwrap_or(native).to_be_bytes());
         bytes.extend(packet);
+        bytes.truncate(self.frame_len.unwrap_or(bytes.len()));
         bytes
     }
 

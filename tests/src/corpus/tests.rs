@@ -77,6 +77,13 @@ fn names_are_unique() {
     }
 }
 
+#[test]
+fn it_is_large() {
+    let packets: usize = conversations(TUNNEL_PORT).iter().map(|conversation| conversation.steps.len()).sum();
+    println!("{packets} named packets");
+    assert!(packets >= 2000, "{packets}");
+}
+
 /// Otherwise what one remembers would change what another meets.
 #[test]
 fn conversations_share_no_connection() {
@@ -121,7 +128,7 @@ fn it_covers_the_law() {
         .collect();
     assert_eq!(expected.difference(&met).collect::<Vec<_>>(), Vec::<&(Place, Row)>::new());
     let seen = steps.iter().filter(|step| step.rules_row().is_some()).count();
-    assert!(seen >= 250, "the rules see only {seen} packets of {}", steps.len());
+    assert!(seen >= 2000, "the rules see only {seen} packets of {}", steps.len());
 }
 
 #[test]

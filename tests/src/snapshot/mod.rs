@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::command::Cmd;
 use crate::diff::line_diff;
 use crate::netns::Netns;
-use crate::process;
+use crate::{process, programs};
 use text::{shape, stable};
 
 /// Commands whose output makes the text, without counters.
@@ -45,6 +45,7 @@ impl Snapshot {
         }
         sections.insert("sysctl".to_owned(), sysctls(netns)?);
         sections.insert("processes".to_owned(), processes(netns)?);
+        sections.insert(Section::Programs.name().to_owned(), programs::text(netns)?);
         Ok(Self(sections))
     }
 
@@ -54,7 +55,8 @@ impl Snapshot {
         for section in wanted {
             let text = match section {
                 Section::Sysctls => sysctls(netns)?,
-                Section::Command(command) => stable(command, &Cmd::line(command).netns(netns).run()?),
+                Section::Programs => programs::text(netns)?,
+                Section::Command(command) => stable(command, &listing(command, netns)?),
             };
             let mut lines: Vec<_> = text.lines().map(|line| shape(line) + "\n").collect();
             if ORDER_BY_INDEX.contains(section) {
@@ -101,6 +103,8 @@ impl Snapshot {
 pub enum Section {
     /// Everything below `net.ipv4.conf`, and `net.ipv4.ip_forward`.
     Sysctls,
+    /// The tc programs on devices, and the qdiscs that they hang on.
+    Programs,
     /// The output of a command.
     Command(&'static str),
 }
@@ -118,15 +122,26 @@ impl Section {
     pub const SETS: Self = Self::Command("ipset save");
     /// What switches between ports, beside the routed packets that iptables sees.
     pub const BRIDGE: Self = Self::Command("nft -s list ruleset bridge");
+    /// What keeps destinations as pods chose them.
+    pub const GUARD: Self = Self::Command("nft -s list table ip ztunnel");
 
     /// Its name in a snapshot.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Sysctls => "sysctl",
+            Self::Programs => "programs",
             Self::Command(command) => command,
         }
     }
+}
+
+/// What a command prints; nothing when it is asked for a table that is not there.
+fn listing(command: &str, netns: &Netns) -> Result<String> {
+    let output = Cmd::line(command).netns(netns).output()?;
+    let absent = command.starts_with("nft ") && output.stderr.contains("No such file or directory");
+    ensure!(output.status.success() || absent, "{command}: {}\n{}", output.status, output.stderr);
+    Ok(output.stdout)
 }
 
 fn sysctls(netns: &Netns) -> Result<String> {

@@ -7,7 +7,7 @@ mod run;
 use std::net::Ipv4Addr;
 
 pub use render::render;
-pub use run::{Row, run, run_case};
+pub use run::{Row, check, run, run_case};
 
 use crate::layout::{NODE, NODE_IP, NODE_SECOND_IP, REMOTE};
 

@@ -3,9 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-use super::{CASES, Case, Expect};
+use super::{CASES, Case, Expect, render};
 use crate::client::{Seen, probe};
 use crate::lab::Lab;
 use crate::proxy::{Record, read};
@@ -26,6 +26,13 @@ pub struct Row {
 /// Runs all cases, one after the other, while `proxy` is the pod of the node proxy.
 pub fn run(lab: &Lab, proxy: &str) -> Result<Vec<Row>> {
     CASES.iter().map(|case| run_case(lab, proxy, *case)).collect()
+}
+
+/// Runs all cases; an error shows the table if a row is wrong.
+pub fn check(lab: &Lab, proxy: &str) -> Result<()> {
+    let rows = run(lab, proxy)?;
+    ensure!(rows.iter().all(|row| row.wrong.is_empty()), "\n{}", render(&rows));
+    Ok(())
 }
 
 /// Runs one case. Nothing else may use the proxy meanwhile: every new record is taken for this case's.

@@ -99,7 +99,7 @@ fn send(net: &mut Net, step: &Step, id: u16) -> Result<Vec<Seen>> {
 fn transmit(net: &Net, step: &Step, packet: &[u8]) -> Result<()> {
     match net.setup.entrance(step.place) {
         Some((interface, from)) => net.inject(interface.name, &step.frame(interface.mac, from, packet)),
-        None => net.output(packet, step.mark),
+        None => net.output(packet, step.mark, step.rules == Rules::AsLawOrDropped),
     }
 }
 

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, setns, unshare};
 use nix::sys::socket::{
@@ -98,14 +99,17 @@ impl Net {
         Ok(())
     }
 
-    /// Sends a packet as a local socket of the node does.
-    pub(crate) fn output(&self, packet: &[u8], mark: u32) -> Result<()> {
+    /// Sends a packet as a local socket of the node does. The socket is told when the rules drop it.
+    pub(crate) fn output(&self, packet: &[u8], mark: u32, droppable: bool) -> Result<()> {
         setsockopt(&self.raw, sockopt::Mark, &mark).context("mark of the raw socket")?;
         let [d0, d1, d2, d3] = *packet[16..].first_chunk().context("no IPv4 header to send")?;
         let address = SockaddrIn::new(d0, d1, d2, d3, 0);
-        sendto(self.raw.as_raw_fd(), packet, &address, MsgFlags::empty())
-            .with_context(|| format!("send to {} by a raw socket", Ipv4Addr::new(d0, d1, d2, d3)))?;
-        Ok(())
+        match sendto(self.raw.as_raw_fd(), packet, &address, MsgFlags::empty()) {
+            Err(Errno::EPERM) if droppable => Ok(()),
+            sent => {
+                sent.map(drop).with_context(|| format!("send to {} by a raw socket", Ipv4Addr::new(d0, d1, d2, d3)))
+            }
+        }
     }
 }
 

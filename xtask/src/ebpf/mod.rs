@@ -4,7 +4,7 @@ mod linker;
 mod toolchain;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -32,8 +32,17 @@ pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
     command.env("CARGO_ENCODED_RUSTFLAGS", flags(&linker).join("\u{1f}"));
     process::run(&mut command)?;
     let object = workspace.cache("bpf")?.join(format!("{PACKAGE}.o"));
-    fs::copy(built.join(TARGET).join("release").join(PACKAGE), &object).context("copy the BPF object")?;
+    copy_if_changed(&built.join(TARGET).join("release").join(PACKAGE), &object)?;
     Ok(object)
+}
+
+/// What has not changed is left alone: the agent is built anew when its object is newer.
+fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
+    let built = fs::read(from).with_context(|| format!("read {}", from.display()))?;
+    if fs::read(to).is_ok_and(|known| known == built) {
+        return Ok(());
+    }
+    fs::write(to, built).with_context(|| format!("write {}", to.display()))
 }
 
 fn find_or_install(workspace: &Workspace) -> Result<(Toolchain, PathBuf)> {

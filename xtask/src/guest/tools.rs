@@ -20,7 +20,7 @@ use crate::{process, progress};
 #[rustfmt::skip]
 const WHOLE: &[&str] = &[
     "bash", "bpftool", "conntrack", "coreutils", "dash", "diffutils", "ethtool", "findutils", "grep", "hostname", "ipset",
-    "iproute2", "iptables", "iputils-ping", "kmod", "libc-bin", "mawk", "netbase", "nftables", "procps", "sed", "tcpdump",
+    "iproute2", "iptables", "iputils-ping", "ipvsadm", "kmod", "libc-bin", "mawk", "netbase", "nftables", "procps", "sed", "tcpdump",
 ];
 /// Single programs of packages that are too large.
 const PROGRAMS: &[&str] = &["dmesg", "flock", "mount", "nsenter", "prlimit", "setpriv", "timeout", "umount", "unshare"];

@@ -29,6 +29,8 @@ const WANTED: &[&str] = &[
     "nf_tables", "nft_compat", "nft_chain_nat", "nft_counter|nf_tables", "nft_ct", "nft_fib_inet", "nft_hash", "nft_limit",
     "nft_log", "nft_masq", "nft_nat", "nft_numgen", "nft_redir", "nft_reject", "nft_reject_inet", "nft_reject_ipv4",
     "nft_socket", "nft_tproxy",
+    // kube-proxy's ipvs mode.
+    "ip_vs", "ip_vs_rr",
     // What `ss` asks.
     "inet_diag", "tcp_diag", "udp_diag", "unix_diag", "af_packet_diag",
 ];

@@ -18,7 +18,9 @@ const SECONDS: u32 = 600;
 pub(super) fn script(suites: &[Suite]) -> String {
     let mut script = String::new();
     for (number, suite) in suites.iter().enumerate() {
-        let variables = suite.setting.variables().map(|(name, value)| format!("{name}={value} ")).concat();
+        let variables =
+            suite.setting.variables().iter().map(|(name, value)| format!("{name}={value} ")).collect::<Vec<_>>();
+        let variables = variables.concat();
         let program = format!("{}/{}", places::COPY, file_name(suite));
         let _ = write!(
             script,

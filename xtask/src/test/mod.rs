@@ -15,7 +15,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use self::matrix::Job;
-use self::suites::{Breadth, Program, suites};
+use self::suites::{Breadth, Program, Suite, suites};
 use self::totals::Totals;
 use crate::kernels::{DEFAULT, MATRIX, Series};
 use crate::workspace::Workspace;
@@ -33,6 +33,15 @@ pub(crate) struct Arguments {
     /// Only suites whose name contains this (parts lab and vm)
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     suite: String,
+    /// Only nodes in this mode: iptables or ebpf (parts lab and vm)
+    #[arg(long, value_name = "MODE", value_parser = ["iptables", "ebpf"])]
+    mode: Option<String>,
+}
+
+impl Arguments {
+    fn suites<'a>(&self, tests: impl IntoIterator<Item = &'a Program>, breadth: Breadth) -> Vec<Suite> {
+        suites(tests, breadth, self.mode.as_deref())
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -65,13 +74,15 @@ fn lab(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
     let built = programs::build(workspace)?;
     let tests = chosen(workspace, arguments)?;
     if host::has_geneve()? {
-        return host::run(&built, &suites(&tests, Breadth::Usual));
+        return host::run(&built, &arguments.suites(&tests, Breadth::Usual));
     }
     let (nodes, anywhere): (Vec<_>, Vec<_>) = tests.iter().partition(|program| program.needs_node());
-    let mut totals = host::run(&built, &suites(anywhere, Breadth::Usual))?;
+    let mut totals = host::run(&built, &arguments.suites(anywhere, Breadth::Usual))?;
     if !nodes.is_empty() {
-        let job =
-            Job { series: arguments.kernel.first().copied().unwrap_or(DEFAULT), suites: suites(nodes, Breadth::Usual) };
+        let job = Job {
+            series: arguments.kernel.first().copied().unwrap_or(DEFAULT),
+            suites: arguments.suites(nodes, Breadth::Usual),
+        };
         totals += matrix::run(workspace, &built, &[job])?;
     }
     Ok(totals)
@@ -88,7 +99,7 @@ fn all(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
     let built = programs::build(workspace)?;
     let tests = chosen(workspace, arguments)?;
     let anywhere = tests.iter().filter(|program| !program.needs_node());
-    totals += host::run(&built, &suites(anywhere, Breadth::Usual))?;
+    totals += host::run(&built, &arguments.suites(anywhere, Breadth::Usual))?;
     totals += matrix::run(workspace, &built, &jobs(&tests, arguments))?;
     Ok(totals)
 }
@@ -101,5 +112,5 @@ fn chosen(workspace: &Workspace, arguments: &Arguments) -> Result<Vec<Program>> 
 fn jobs(tests: &[Program], arguments: &Arguments) -> Vec<Job> {
     let wanted = |series: &Series| arguments.kernel.is_empty() || arguments.kernel.contains(series);
     let kernels = MATRIX.into_iter().enumerate().filter(|(_, series)| wanted(series));
-    kernels.map(|(place, series)| Job { series, suites: suites(tests, Breadth::Matrix(place)) }).collect()
+    kernels.map(|(place, series)| Job { series, suites: arguments.suites(tests, Breadth::Matrix(place)) }).collect()
 }

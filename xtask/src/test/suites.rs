@@ -24,13 +24,27 @@ pub(super) struct Suite {
 pub(super) struct Setting {
     backend: &'static str,
     topology: &'static str,
+    mode: &'static str,
+    tc_attach: Option<&'static str>,
 }
 
-const NFT_PTP: Setting = Setting { backend: "nft", topology: "ptp" };
-const NFT_BRIDGE: Setting = Setting { backend: "nft", topology: "bridge" };
-const LEGACY_PTP: Setting = Setting { backend: "legacy", topology: "ptp" };
-const LEGACY_BRIDGE: Setting = Setting { backend: "legacy", topology: "bridge" };
+const NFT_PTP: Setting = Setting { backend: "nft", topology: "ptp", mode: IPTABLES, tc_attach: None };
+const NFT_BRIDGE: Setting = Setting { topology: "bridge", ..NFT_PTP };
+const LEGACY_PTP: Setting = Setting { backend: "legacy", ..NFT_PTP };
+const LEGACY_BRIDGE: Setting = Setting { backend: "legacy", ..NFT_BRIDGE };
 const EVERY: [Setting; 4] = [NFT_PTP, LEGACY_BRIDGE, NFT_BRIDGE, LEGACY_PTP];
+
+const IPTABLES: &str = "iptables";
+const EBPF: &str = "ebpf";
+/// Modes that are run when none is asked for.
+const MODES: &[&str] = &[IPTABLES];
+/// The first place in the matrix with a kernel that has TCX (6.6 and later).
+const TCX_SINCE: usize = 2;
+
+/// Programs that are about programs in the kernel, and choose the mode themselves where they need another one.
+const EBPF_ONLY: [&str; 4] = ["node_fallback", "node_modes", "node_neighbours", "node_survives"];
+/// Those of them that end in iptables mode, however programs would be attached.
+const NEVER_ATTACHED: [&str; 1] = ["node_fallback"];
 
 /// A test program, before it is known how often it is run.
 #[derive(Clone, Debug)]
@@ -60,21 +74,56 @@ impl Program {
         self.name.contains(text)
     }
 
-    fn settings(&self, breadth: Breadth) -> Vec<Setting> {
-        match breadth {
-            _ if self.name.starts_with("netns_") => vec![NFT_PTP, LEGACY_PTP],
-            Breadth::Matrix(_) if self.name == "node_table" => EVERY.to_vec(),
-            Breadth::Matrix(place) if self.needs_node() => vec![EVERY[place % EVERY.len()]],
-            Breadth::Usual | Breadth::Matrix(_) => vec![NFT_PTP],
+    fn settings(&self, breadth: Breadth, mode: Option<&str>) -> Vec<Setting> {
+        if !self.needs_node() {
+            return if self.name.starts_with("netns_") { vec![NFT_PTP, LEGACY_PTP] } else { vec![NFT_PTP] };
         }
+        let wanted = |(known, _): &(&'static str, _)| mode.map_or(MODES.contains(known), |mode| mode == *known);
+        let ways = self.ways(breadth).into_iter().filter(wanted);
+        let nodes = self.nodes(breadth);
+        ways.flat_map(|(mode, tc_attach)| {
+            nodes.iter().map(move |node| Setting { mode, tc_attach, ..*node }).collect::<Vec<_>>()
+        })
+        .collect()
+    }
+
+    /// Backends and topologies.
+    fn nodes(&self, breadth: Breadth) -> Vec<Setting> {
+        match breadth {
+            Breadth::Matrix(_) if self.name == "node_table" => EVERY.to_vec(),
+            Breadth::Matrix(place) => vec![EVERY[place % EVERY.len()]],
+            Breadth::Usual => vec![NFT_PTP],
+        }
+    }
+
+    /// Modes, and how programs are attached.
+    fn ways(&self, breadth: Breadth) -> Vec<(&'static str, Option<&'static str>)> {
+        let is_one_of = |names: &[&str]| names.contains(&self.name.as_str());
+        let mut ways = Vec::new();
+        if !is_one_of(&EBPF_ONLY) {
+            ways.push((IPTABLES, None));
+        }
+        match breadth {
+            _ if is_one_of(&NEVER_ATTACHED) => ways.push((EBPF, None)),
+            Breadth::Usual => ways.push((EBPF, None)),
+            Breadth::Matrix(place) => {
+                ways.push((EBPF, Some("clsact")));
+                ways.extend((place >= TCX_SINCE).then_some((EBPF, Some("tcx"))));
+            }
+        }
+        ways
     }
 }
 
-/// The suites of some programs.
-pub(super) fn suites<'a>(programs: impl IntoIterator<Item = &'a Program>, breadth: Breadth) -> Vec<Suite> {
+/// The suites of some programs, in one mode or in those that are usual.
+pub(super) fn suites<'a>(
+    programs: impl IntoIterator<Item = &'a Program>,
+    breadth: Breadth,
+    mode: Option<&str>,
+) -> Vec<Suite> {
     let suites = programs.into_iter().flat_map(|program| {
         let (name, path) = (&program.name, &program.path);
-        let settings = program.settings(breadth).into_iter();
+        let settings = program.settings(breadth, mode).into_iter();
         settings.map(move |setting| Suite { name: name.clone(), program: path.clone(), setting })
     });
     suites.collect()
@@ -82,14 +131,19 @@ pub(super) fn suites<'a>(programs: impl IntoIterator<Item = &'a Program>, breadt
 
 impl Setting {
     /// As environment variables.
-    pub(super) fn variables(self) -> [(&'static str, &'static str); 2] {
-        [("REDIRECT_BACKEND", self.backend), ("REDIRECT_TOPOLOGY", self.topology)]
+    pub(super) fn variables(self) -> Vec<(&'static str, &'static str)> {
+        let Self { backend, topology, mode, tc_attach } = self;
+        let mut all = vec![("REDIRECT_BACKEND", backend), ("REDIRECT_TOPOLOGY", topology), ("REDIRECT_MODE", mode)];
+        all.extend(tc_attach.map(|attach| ("REDIRECT_TC_ATTACH", attach)));
+        all
     }
 }
 
 impl fmt::Display for Suite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}, {})", self.name, self.setting.backend, self.setting.topology)
+        let Setting { backend, topology, mode, tc_attach } = self.setting;
+        let attach = tc_attach.map(|attach| format!(" by {attach}")).unwrap_or_default();
+        write!(f, "{} ({backend}, {topology}, {mode}{attach})", self.name)
     }
 }
 
@@ -129,27 +183,59 @@ fn check_complete(workspace: &Workspace, programs: &[Program]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels;
 
-    fn settings(name: &str, breadth: Breadth) -> Vec<Setting> {
-        Program { name: name.to_owned(), path: PathBuf::new() }.settings(breadth)
+    fn settings(name: &str, breadth: Breadth, mode: &str) -> Vec<Setting> {
+        Program { name: name.to_owned(), path: PathBuf::new() }.settings(breadth, Some(mode))
     }
 
     #[test]
     fn every_kernel_makes_the_table_in_every_setting() {
         for place in 0..4 {
-            assert_eq!(settings("node_table", Breadth::Matrix(place)).len(), 4);
+            assert_eq!(settings("node_table", Breadth::Matrix(place), IPTABLES), EVERY);
+            let attaches = if place < TCX_SINCE { 1 } else { 2 };
+            assert_eq!(settings("node_table", Breadth::Matrix(place), EBPF).len(), 4 * attaches);
         }
-        assert_eq!(settings("node_table", Breadth::Usual), [NFT_PTP]);
+        assert_eq!(settings("node_table", Breadth::Usual, IPTABLES), [NFT_PTP]);
     }
 
     #[test]
     fn the_matrix_covers_every_setting() {
-        let covered: Vec<Setting> = (0..4).flat_map(|place| settings("node_pods", Breadth::Matrix(place))).collect();
-        assert!(EVERY.iter().all(|setting| covered.contains(setting)), "{covered:?}");
+        for mode in [IPTABLES, EBPF] {
+            let covered = |place| settings("node_pods", Breadth::Matrix(place), mode);
+            let covered: Vec<Setting> = (0..4).flat_map(covered).collect();
+            let is_covered = |node: Setting| {
+                covered.iter().any(|other| (node.backend, node.topology) == (other.backend, other.topology))
+            };
+            assert!(EVERY.into_iter().all(is_covered), "{covered:?}");
+        }
+    }
+
+    #[test]
+    fn both_ways_to_attach_are_covered_where_both_are() {
+        assert_eq!(kernels::MATRIX[TCX_SINCE].name, "6.12");
+        let attached = |place| {
+            let all = settings("node_pods", Breadth::Matrix(place), EBPF);
+            all.into_iter().map(|setting| setting.tc_attach).collect::<Vec<_>>()
+        };
+        assert_eq!(attached(TCX_SINCE - 1), [Some("clsact")]);
+        assert_eq!(attached(TCX_SINCE), [Some("clsact"), Some("tcx")]);
+    }
+
+    #[test]
+    fn what_is_about_programs_is_not_run_without_them() {
+        for name in EBPF_ONLY {
+            assert!(settings(name, Breadth::Matrix(3), IPTABLES).is_empty(), "{name}");
+        }
+        assert_eq!(settings("node_fallback", Breadth::Matrix(3), EBPF).len(), 1);
+        assert_eq!(settings("node_survives", Breadth::Matrix(3), EBPF).len(), 2);
     }
 
     #[test]
     fn rules_are_checked_with_both_backends() {
-        assert_eq!(settings("netns_corpus", Breadth::Usual), [NFT_PTP, LEGACY_PTP]);
+        for mode in [IPTABLES, EBPF] {
+            assert_eq!(settings("netns_corpus", Breadth::Usual, mode), [NFT_PTP, LEGACY_PTP]);
+        }
+        assert_eq!(settings("ebpf_loads", Breadth::Matrix(0), EBPF), [NFT_PTP]);
     }
 }

@@ -9,10 +9,12 @@ use super::libtest;
 use super::totals::Totals;
 use crate::programs::PROFILE;
 use crate::workspace::Workspace;
-use crate::{deny, process, progress};
+use crate::{deny, ebpf, process, progress};
 
 /// All of it; a check that fails does not keep the others from being made.
 pub(super) fn run(workspace: &Workspace) -> Result<Totals> {
+    // The agent has the object inside.
+    ebpf::build(workspace)?;
     let mut totals = Totals::default();
     for (name, mut command) in checks(workspace)? {
         progress::say(name);

@@ -1,6 +1,7 @@
 //! The conversations, by what they are about.
 
 mod flags;
+mod forms;
 mod icmp;
 mod inbound;
 mod ipv6;
@@ -34,4 +35,5 @@ pub(super) fn add_all(script: &mut Script) {
     shapes::add(script);
     malformed::add(script);
     ipv6::add(script);
+    forms::add(script);
 }

@@ -1,0 +1,196 @@
+//! The BPF side of ebpf mode as the agent holds it: programs loaded, maps pinned or adopted, and the way to attach.
+//!
+//! Every start loads the programs anew, over the maps that are pinned; what is attached already is swapped only when it is
+//! not the same program over the same maps. So an upgrade and a restart are one path.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use aya::maps::{MapInfo, PerCpuArray};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use aya_obj::Object;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use redirect_common::maps::{COUNTERS, LAYOUT, counter_name, name};
+
+use crate::cli::TcAttach;
+use crate::resources::program::{self, AttachKind, Programs};
+
+/// The object, of the same build as this agent.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("REDIRECT_EBPF_OBJECT"));
+/// Instructions are translated to the processor's: 0 is the interpreter (Documentation/admin-guide/sysctl/net.rst).
+const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
+/// Only root looks at what the node's pods are.
+const PRIVATE: u32 = 0o700;
+
+/// Maps whose number of entries is configured.
+const FLOWS: [&str; 2] = [name::FLOWS, name::DATAGRAMS];
+
+/// Every program that is attached somewhere.
+const PROGRAMS: [&str; 6] = [
+    "redirect_from_pod",
+    "redirect_from_network",
+    "redirect_from_proxy",
+    "redirect_from_tunnel",
+    "redirect_from_node",
+    "redirect_to_pod",
+];
+
+/// What ebpf mode works with.
+pub(crate) struct Bpf {
+    pub(crate) ebpf: Ebpf,
+    pub(crate) programs: Programs,
+    pub(crate) kind: AttachKind,
+}
+
+/// What is asked of it.
+pub(crate) struct Options<'a> {
+    /// Directory of the pins.
+    pub(crate) dir: &'a Path,
+    pub(crate) attach: TcAttach,
+    /// How many flows are remembered.
+    pub(crate) flows: u32,
+}
+
+/// Where pinned TCX links are, of every layout: a new agent swaps their programs.
+pub(crate) fn links_dir(dir: &Path) -> PathBuf {
+    dir.join("links")
+}
+
+/// Where the maps of this layout are pinned.
+fn maps_dir(dir: &Path) -> PathBuf {
+    dir.join(format!("v{LAYOUT}")).join("maps")
+}
+
+/// Finds out by doing it whether BPF can be used, and loads the programs. An error names what stands against it; nothing is
+/// attached yet.
+pub(crate) fn open(options: &Options<'_>) -> anyhow::Result<Bpf> {
+    check_jit()?;
+    check_file_system(options.dir)?;
+    let mut ebpf = load(options)?;
+    let programs = load_programs(&mut ebpf)?;
+    let kind = choose(options.attach, &programs)?;
+    Ok(Bpf { ebpf, programs, kind })
+}
+
+impl Bpf {
+    /// Packets by verdict, of all processors together. Every verdict is named.
+    pub(crate) fn counts(&self) -> anyhow::Result<BTreeMap<String, u64>> {
+        let map = self.ebpf.map(name::COUNTS).context("no map COUNTS")?;
+        let map: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
+        let sum = |index: u32| Ok((counter_name(index).to_owned(), map.get(&index, 0)?.iter().sum()));
+        (0..COUNTERS).map(sum).collect()
+    }
+}
+
+fn check_jit() -> anyhow::Result<()> {
+    match fs::read_to_string(JIT) {
+        Ok(value) => ensure!(
+            value.trim() != "0",
+            "the kernel's BPF compiler is switched off ({JIT} is 0); interpreted programs on every packet are too slow"
+        ),
+        // A kernel that always compiles need not have the switch; one without BPF fails below.
+        Err(error) => tracing::debug!(%error, "{JIT} cannot be read"),
+    }
+    Ok(())
+}
+
+/// The nearest directory that exists must be on a bpf file system.
+fn check_file_system(dir: &Path) -> anyhow::Result<()> {
+    let existing = dir.ancestors().find(|path| path.exists()).context("no directory for pins")?;
+    let found = statfs(existing).with_context(|| format!("look at {}", existing.display()))?;
+    ensure!(
+        found.filesystem_type() == BPF_FS_MAGIC,
+        "{} is not on a bpf file system; mount one with `mount -t bpf bpf /sys/fs/bpf`",
+        dir.display()
+    );
+    Ok(())
+}
+
+fn load(options: &Options<'_>) -> anyhow::Result<Ebpf> {
+    let maps = maps_dir(options.dir);
+    for directory in [options.dir, &maps, &links_dir(options.dir)] {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(PRIVATE)
+            .create(directory)
+            .with_context(|| format!("make {}", directory.display()))?;
+    }
+    let wanted = Object::parse(OBJECT).context("read the BPF object")?;
+    for (map, wanted) in wanted.maps.iter().filter(|(map, _)| name::ALL.contains(&map.as_str())) {
+        let entries = if FLOWS.contains(&map.as_str()) { options.flows } else { wanted.max_entries() };
+        drop_unlike(&maps.join(map), [wanted.key_size(), wanted.value_size(), entries])?;
+    }
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries(name::FLOWS, options.flows).map_max_entries(name::DATAGRAMS, options.flows);
+    for map in name::ALL {
+        loader.map_pin_path(map, maps.join(map));
+    }
+    loader
+        .load(OBJECT)
+        .map_err(anyhow::Error::from)
+        .context("create the BPF maps (is CAP_BPF, or CAP_SYS_ADMIN, missing?)")
+}
+
+/// Unpins a map that is not what the programs were made for: key size, value size and entries. The programs that stand keep it
+/// until they are swapped for those with the new one, which is filled first. Flows are lost with it, and no connection:
+/// ztunnel looks up its sockets first.
+fn drop_unlike(pin: &Path, wanted: [u32; 3]) -> anyhow::Result<()> {
+    if !pin.exists() {
+        return Ok(());
+    }
+    let info = MapInfo::from_pin(pin).with_context(|| format!("look at the pinned map {}", pin.display()))?;
+    let found = [info.key_size(), info.value_size(), info.max_entries()];
+    if found != wanted {
+        tracing::info!(pin = %pin.display(), ?found, ?wanted, "a pinned map is of another layout and is made anew");
+        fs::remove_file(pin).with_context(|| format!("unpin {}", pin.display()))?;
+    }
+    Ok(())
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<Programs> {
+    let mut programs = Programs::default();
+    for name in PROGRAMS {
+        let program = ebpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?;
+        let program: &mut SchedClassifier = program.try_into()?;
+        program.load().with_context(|| format!("the kernel does not take program {name}"))?;
+        programs.add(name, program)?;
+    }
+    Ok(programs)
+}
+
+fn choose(attach: TcAttach, programs: &Programs) -> anyhow::Result<AttachKind> {
+    let try_kind = |kind| program::probe(kind, programs).with_context(|| format!("attach programs by {kind}"));
+    match attach {
+        TcAttach::Tcx => try_kind(AttachKind::Tcx).map(|()| AttachKind::Tcx),
+        TcAttach::Clsact => try_kind(AttachKind::Clsact).map(|()| AttachKind::Clsact),
+        TcAttach::Auto => match try_kind(AttachKind::Tcx) {
+            Ok(()) => Ok(AttachKind::Tcx),
+            Err(tcx) => match try_kind(AttachKind::Clsact) {
+                Ok(()) => Ok(AttachKind::Clsact),
+                Err(clsact) => bail!("{tcx:#}; {clsact:#}"),
+            },
+        },
+    }
+}
+
+/// Removes the pins of layouts other than this one. To be called when everything stands.
+pub(crate) fn forget_other_layouts(dir: &Path) -> anyhow::Result<()> {
+    let own = format!("v{LAYOUT}");
+    for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('v') && name != own {
+            fs::remove_dir_all(entry.path()).with_context(|| format!("remove {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes all pins.
+pub(crate) fn unpin_all(dir: &Path) -> anyhow::Result<()> {
+    fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))
+}

@@ -1,0 +1,79 @@
+//! The status in numbers, as `OpenMetrics` text (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
+
+use std::fmt;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::enrol::State;
+use crate::resources::ledger::{Kind, Writes};
+use crate::status::Status;
+
+type Labels = Vec<(String, String)>;
+
+/// The text for a status.
+pub(crate) fn render(status: &Status) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("redirect");
+    let gauge = |value: bool| -> Gauge { whole(u64::from(value)) };
+    registry.register("ready", "Whether the last run ended with everything as planned", gauge(status.ready));
+    let fallback = gauge(status.fallback_reason.is_some());
+    registry.register("fallback", "Whether another mode than the one asked for is in force", fallback);
+    let text = |text: &str| text.to_owned();
+    let reason = status.fallback_reason.clone().unwrap_or_default();
+    let mode: Labels = vec![
+        (text("mode"), status.mode.clone()),
+        (text("requested"), status.requested_mode.clone()),
+        (text("attach"), status.tc_attach.clone().unwrap_or_default()),
+        (text("fallback_reason"), reason),
+    ];
+    registry.register("mode", "The mode in force, and why it is not the one asked for", Info::new(mode));
+    let meshed = status.pods.iter().filter(|pod| pod.state == State::Meshed).count() as u64;
+    registry.register("meshed_pods", "Pods whose traffic is redirected", whole(meshed));
+    registry.register("problems", "What is wrong now", whole(status.problems.len() as u64));
+    registry.register("reconciles", "Runs of the loop", ConstCounter::new(status.reconciles));
+    register_writes(&mut registry, "writes", "Changes made to the node", &status.writes);
+    register_writes(&mut registry, "repairs", "Those that put back what somebody else changed", &status.repairs);
+    let packets = Family::<Labels, prometheus_client::metrics::counter::Counter>::default();
+    for (verdict, count) in &status.packets {
+        packets.get_or_create(&vec![(text("verdict"), verdict.clone())]).inc_by(*count);
+    }
+    registry.register("packets", "Packets that the BPF programs judged, by verdict", packets);
+    let mut out = String::new();
+    encode(&mut out, &registry)?;
+    Ok(out)
+}
+
+fn whole(value: u64) -> Gauge {
+    let gauge = Gauge::default();
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    gauge
+}
+
+fn register_writes(registry: &mut Registry, name: &str, help: &str, writes: &Writes) {
+    let family = Family::<Labels, prometheus_client::metrics::counter::Counter>::default();
+    for kind in Kind::ALL {
+        family.get_or_create(&vec![("kind".to_owned(), kind.name().to_owned())]).inc_by(writes.of(kind));
+    }
+    registry.register(name, help, family);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fallback_is_a_number_and_a_reason() {
+        let mut status = Status { mode: "iptables".into(), requested_mode: "ebpf".into(), ..Status::default() };
+        assert!(render(&status).unwrap().contains("redirect_fallback 0\n"));
+        status.fallback_reason = Some("no bpffs".into());
+        status.packets.insert("outbound".into(), 7);
+        let text = render(&status).unwrap();
+        assert!(text.contains("redirect_fallback 1\n"), "{text}");
+        assert!(text.contains("fallback_reason=\"no bpffs\""), "{text}");
+        assert!(text.contains("redirect_packets_total{verdict=\"outbound\"} 7\n"), "{text}");
+    }
+}

@@ -1,0 +1,68 @@
+//! Others' programs that packets meet before ours: one that gives a verdict keeps ours from seeing the packet.
+
+use std::collections::BTreeMap;
+
+use super::diff::is_ours;
+use super::observe::name_of;
+use super::{AttachKind, Context, Hook, Programs};
+use crate::kernel::tc::filter::{self, Filter};
+use crate::kernel::tc::{qdisc, tcx};
+
+/// For each hook at which there are any, what stands ahead of our program, in order and in words.
+pub(crate) fn ahead_of_us(
+    context: &mut Context<'_>,
+    desired: &BTreeMap<Hook, &'static str>,
+    programs: &Programs,
+    kind: AttachKind,
+) -> anyhow::Result<BTreeMap<Hook, Vec<String>>> {
+    let devices: BTreeMap<_, _> = context.links()?.iter().map(|link| (link.name.clone(), link.index)).collect();
+    let qdiscs = qdisc::dump(context.netns.netlink())?;
+    let mut ahead = BTreeMap::new();
+    for hook in desired.keys() {
+        let Some(index) = devices.get(&hook.device).copied() else { continue };
+        let mut found = by_tcx(context, hook, index, programs, kind)?;
+        if kind == AttachKind::Clsact && qdiscs.contains_key(&index) {
+            found.extend(by_filter(&filter::dump(context.netns.netlink(), index, hook.direction)?));
+        }
+        if !found.is_empty() {
+            ahead.insert(hook.clone(), found);
+        }
+    }
+    Ok(ahead)
+}
+
+/// Programs attached by TCX run before those of a qdisc (`tc_run`, `net/core/dev.c`).
+fn by_tcx(
+    context: &mut Context<'_>,
+    hook: &Hook,
+    index: u32,
+    programs: &Programs,
+    kind: AttachKind,
+) -> anyhow::Result<Vec<String>> {
+    let list = match context.netns.run(|| tcx::query(&hook.device, hook.direction))? {
+        Ok(list) => list,
+        // A kernel without TCX has none of them.
+        Err(_) if kind == AttachKind::Clsact => return Ok(Vec::new()),
+        Err(error) => {
+            context.links_changed();
+            return if name_of(context.links()?, index).is_none() { Ok(Vec::new()) } else { Err(error) };
+        }
+    };
+    let ours = |tag| programs.iter().any(|(_, known)| known.tag == tag);
+    let foreign = list.iter().take_while(|program| !ours(program.tag()));
+    Ok(foreign
+        .map(|program| format!("tcx program {} (id {})", String::from_utf8_lossy(program.name()), program.id()))
+        .collect())
+}
+
+/// Filters of the first chain ahead of ours. Handle 0 is the head of a list, not a filter.
+pub(super) fn by_filter(filters: &[Filter]) -> Vec<String> {
+    let filters = filters.iter().filter(|filter| filter.chain == 0 && filter.handle != 0);
+    filters
+        .take_while(|filter| !is_ours(filter))
+        .map(|filter| {
+            let name = filter.program.as_ref().map(|program| format!(" {}", program.name)).unwrap_or_default();
+            format!("{} filter{name} of priority {}", filter.kind, filter.priority)
+        })
+        .collect()
+}

@@ -1,0 +1,128 @@
+//! What stands: qdiscs, filters, and pinned links. Reads everything or fails.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use aya::programs::{ProgramError, ProgramInfo, loaded_programs};
+
+use super::diff::{Observed, Pin, Standing};
+use super::{Attach, AttachKind, Context, Place, Programs};
+use crate::kernel::links::Link;
+use crate::kernel::tc::{Direction, filter, qdisc, tcx};
+
+/// Reads what has to do with the programs of ours, standing or `desired`.
+pub(super) fn observe(
+    context: &mut Context<'_>,
+    desired: &BTreeMap<Place, &'static str>,
+    attach: &Attach<'_>,
+) -> anyhow::Result<Observed> {
+    let mut observed = Observed { qdiscs: qdisc::dump(context.netns.netlink())?, ..Observed::default() };
+    for index in observed.qdiscs.keys().copied() {
+        for direction in Direction::ALL {
+            let filters = filter::dump(context.netns.netlink(), index, direction)?;
+            observed.filters.insert(Place { index, direction }, filters);
+        }
+    }
+    for place in pinned_places(attach.links)? {
+        // What is not wanted is unlinked unseen: cleaning up works where BPF does not.
+        let pin = match attach.programs {
+            Some(_) if attach.kind == AttachKind::Tcx && desired.contains_key(&place) => {
+                look(context, place, &pin_path(attach.links, place))?
+            }
+            _ => Some(Pin::Unseen),
+        };
+        observed.pins.extend(pin.map(|pin| (place, pin)));
+    }
+    if let Some(programs) = attach.programs {
+        observed.maps = maps(programs, &observed)?;
+    }
+    Ok(observed)
+}
+
+/// Where the link of `place` is pinned.
+pub(super) fn pin_path(links: &Path, place: Place) -> PathBuf {
+    links.join(format!("{}-{}", place.index, place.direction))
+}
+
+/// The places that pins are named after; a file with another kind of name is not ours.
+fn pinned_places(links: &Path) -> anyhow::Result<BTreeSet<Place>> {
+    let entries = match fs::read_dir(links) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(BTreeSet::new());
+        }
+        entries => entries.with_context(|| format!("list {}", links.display()))?,
+    };
+    let mut places = BTreeSet::new();
+    for entry in entries {
+        let name = entry.with_context(|| format!("list {}", links.display()))?.file_name();
+        places.extend(name.to_str().and_then(parse_pin));
+    }
+    Ok(places)
+}
+
+pub(super) fn parse_pin(name: &str) -> Option<Place> {
+    let (index, direction) = name.split_once('-')?;
+    let direction = Direction::ALL.into_iter().find(|known| known.name() == direction)?;
+    let place = Place { index: index.parse().ok()?, direction };
+    (pin_path(Path::new(""), place).to_str() == Some(name)).then_some(place)
+}
+
+/// Whether the pinned link is at work on the device it is named after. A device runs a program at most once
+/// (`bpf_mprog_exists`, `kernel/bpf/mprog.c`), so a program of ours in the device's list is there by this link.
+fn look(context: &mut Context<'_>, place: Place, pin: &Path) -> anyhow::Result<Option<Pin>> {
+    let Some(id) = tcx::pinned_program(pin)? else { return Ok(None) };
+    let Some(device) = name_of(context.links()?, place.index) else { return Ok(Some(Pin::Dead)) };
+    let outcome = context.netns.run(|| tcx::query(&device, place.direction))?;
+    match outcome {
+        Ok(programs) => Ok(Some(find(&programs, id).map_or(Pin::Dead, Pin::Live))),
+        Err(error) => {
+            context.links_changed();
+            if name_of(context.links()?, place.index).is_none() { Ok(Some(Pin::Dead)) } else { Err(error) }
+        }
+    }
+}
+
+fn find(programs: &[ProgramInfo], id: u32) -> Option<Standing> {
+    programs.iter().find(|program| program.id() == id).map(|program| Standing { id, tag: program.tag() })
+}
+
+pub(super) fn name_of(links: &[Link], index: u32) -> Option<String> {
+    links.iter().find(|link| link.index == index).map(|link| link.name.clone())
+}
+
+/// The maps of the standing programs for which the tag alone does not say whether they are the loaded ones.
+fn maps(programs: &Programs, observed: &Observed) -> anyhow::Result<BTreeMap<u32, BTreeSet<u32>>> {
+    let unsure: BTreeSet<u32> = observed
+        .standing()
+        .filter(|standing| {
+            programs.iter().any(|(_, known)| known.tag == standing.tag)
+                && programs.iter().all(|(_, known)| known.id != standing.id)
+        })
+        .map(|standing| standing.id)
+        .collect();
+    let mut maps = BTreeMap::new();
+    if unsure.is_empty() {
+        return Ok(maps);
+    }
+    for info in loaded_programs() {
+        let info = match info {
+            Err(error) if is_gone(&error) => continue,
+            info => info.context("list the loaded programs")?,
+        };
+        if unsure.contains(&info.id()) {
+            match info.map_ids() {
+                Err(error) if is_gone(&error) => {}
+                ids => drop(maps.insert(info.id(), ids?.unwrap_or_default().into_iter().collect())),
+            }
+        }
+    }
+    Ok(maps)
+}
+
+/// A program may go between being listed and being looked at.
+fn is_gone(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(error) if error.io_error.kind() == ErrorKind::NotFound)
+}

@@ -1,0 +1,228 @@
+//! The records in BPF maps. What changes here without raising [`LAYOUT`] breaks the agents that are already running.
+
+use core::net::IpAddr;
+
+use crate::policy::Row;
+
+/// Version of everything below and of the maps' names and kinds; part of the path where maps are pinned.
+pub const LAYOUT: u32 = 1;
+
+/// Addresses of meshed pods that the map has room for.
+pub const MAX_PODS: u32 = 65_536;
+/// Flows remembered of TCP, and as many of UDP, unless configured.
+pub const DEFAULT_FLOWS: u32 = 65_536;
+/// Addresses of the node that the map has room for.
+pub const MAX_NODE_ADDRESSES: u32 = 1024;
+/// Bridge ports that the map has room for.
+pub const MAX_PORTS: u32 = 4096;
+
+/// Names of the maps, as the object and the pins have them.
+pub mod name {
+    /// [`Address`](super::Address) of a meshed pod to [`Pod`](super::Pod); hash.
+    pub const PODS: &str = "PODS";
+    /// [`Flow`](crate::flow::Flow) to [`Remembered`](crate::flow::Remembered), TCP; LRU hash.
+    pub const FLOWS: &str = "FLOWS";
+    /// As [`FLOWS`], UDP.
+    pub const DATAGRAMS: &str = "DATAGRAMS";
+    /// [`Config`](super::Config) at 0; array.
+    pub const CONFIG: &str = "CONFIG";
+    /// [`Address`](super::Address) of the node to 1; hash.
+    pub const NODE: &str = "NODE";
+    /// Index of a bridge port to [`Port`](super::Port); hash.
+    pub const PORTS: &str = "PORTS";
+    /// Packets by [`Counter`](super::Counter); per-CPU array.
+    pub const COUNTS: &str = "COUNTS";
+    /// Where the programs keep the packet that they look at; per-CPU array.
+    pub const SCRATCH: &str = "SCRATCH";
+    /// All of them.
+    pub const ALL: [&str; 8] = [PODS, FLOWS, DATAGRAMS, CONFIG, NODE, PORTS, COUNTS, SCRATCH];
+}
+
+/// An IP address as a key: IPv6, IPv4 mapped (RFC 4291 section 2.5.5.2), network byte order.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct Address([u8; 16]);
+
+impl Address {
+    /// The key of an address.
+    #[inline]
+    #[must_use]
+    pub const fn new(ip: IpAddr) -> Self {
+        Self(match ip {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+            IpAddr::V6(ip) => ip.octets(),
+        })
+    }
+
+    /// As it is in the map.
+    #[must_use]
+    pub const fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+
+    /// From a map.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The address.
+    #[must_use]
+    pub fn ip(self) -> IpAddr {
+        IpAddr::from(self.0).to_canonical()
+    }
+}
+
+/// A meshed pod.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Pod {
+    /// Index of the device that leads to it on the node; 0 while there is none.
+    pub device: u32,
+    /// Bits of [`Pod::TRACED`].
+    pub flags: u32,
+}
+
+impl Pod {
+    /// The programs log what they decide about it.
+    pub const TRACED: u32 = 1;
+
+    /// As it is in the map.
+    #[must_use]
+    pub const fn bytes(self) -> [u8; 8] {
+        let (device, flags) = (self.device.to_ne_bytes(), self.flags.to_ne_bytes());
+        [device[0], device[1], device[2], device[3], flags[0], flags[1], flags[2], flags[3]]
+    }
+
+    /// From a map.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 8]) -> Self {
+        let word = |at| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        Self { device: word(0), flags: word(4) }
+    }
+}
+
+/// What the programs know of the node.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Config {
+    /// ztunnel's address; all zero while there is none, which is no source of any packet.
+    pub proxy: Address,
+    /// Index of the device that leads to ztunnel: its veth, or the bridge of that.
+    pub proxy_device: u32,
+    /// UDP port of the tunnels, host byte order.
+    pub tunnel_port: u32,
+}
+
+impl Config {
+    /// As it is in the map.
+    #[must_use]
+    pub fn bytes(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        let fields =
+            self.proxy.0.into_iter().chain(self.proxy_device.to_ne_bytes()).chain(self.tunnel_port.to_ne_bytes());
+        bytes.iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
+        bytes
+    }
+}
+
+/// A port of a bridge whose TCP from and to meshed pods has to be routed by the node, not switched.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Port {
+    /// MAC address of the bridge.
+    pub bridge: [u8; 6],
+    /// Always zero.
+    pub zero: [u8; 2],
+}
+
+impl Port {
+    /// The record of a port of the bridge with this MAC address.
+    #[must_use]
+    pub const fn new(bridge: [u8; 6]) -> Self {
+        Self { bridge, zero: [0; 2] }
+    }
+
+    /// As it is in the map.
+    #[must_use]
+    pub const fn bytes(self) -> [u8; 8] {
+        let mac = self.bridge;
+        [mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0]
+    }
+}
+
+/// What packets are counted by: index in the map of counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Counter {
+    /// Not IPv4: passed on without a look.
+    Other = 0,
+    /// Cannot be read, and passed on.
+    Unparsed = 11,
+    /// Cannot be read, and comes from a pod: dropped.
+    UnparsedDropped = 12,
+    /// TCP on its way to a meshed pod past ztunnel: dropped.
+    Bypass = 13,
+}
+
+/// How many counters there are.
+pub const COUNTERS: u32 = 14;
+
+/// What the packets at an index are called in status and metrics.
+#[must_use]
+pub const fn counter_name(index: u32) -> &'static str {
+    match index {
+        0 => "other",
+        1 => "from-tunnel",
+        2 => "tunnel-itself",
+        3 => "known-skip",
+        4 => "known-proxy",
+        5 => "proxy-as-client",
+        6 => "proxy-own",
+        7 => "udp",
+        8 => "node-probe",
+        9 => "outbound",
+        10 => "rest",
+        11 => "unparsed",
+        12 => "unparsed-dropped",
+        _ => "bypass-dropped",
+    }
+}
+
+impl Counter {
+    /// The index of a row's packets.
+    #[inline]
+    #[must_use]
+    pub const fn of(row: Row) -> u32 {
+        row as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::mem::size_of;
+    use core::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    #[test]
+    fn records_have_no_padding() {
+        assert_eq!(size_of::<Pod>(), 8);
+        assert_eq!(size_of::<Config>(), 16 + 4 + 4);
+        assert_eq!(size_of::<Port>(), 8);
+        assert_eq!(size_of::<Address>(), 16);
+    }
+
+    #[test]
+    fn addresses_survive_their_key() {
+        for ip in [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+            assert_eq!(Address::new(ip).ip(), ip);
+        }
+    }
+
+    #[test]
+    fn rows_and_others_do_not_share_a_counter() {
+        assert_eq!(Counter::of(Row::FromTunnel), Counter::Other as u32 + 1);
+        assert_eq!(Counter::of(Row::Rest) + 1, Counter::Unparsed as u32);
+    }
+}

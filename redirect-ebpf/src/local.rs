@@ -1,0 +1,52 @@
+//! What a local socket sends to a meshed pod. The node has routed it already, unmarked and so into `istioin`; what the law
+//! wants elsewhere is sent there from here.
+
+use core::net::IpAddr;
+
+use aya_ebpf::bindings::{bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
+use aya_ebpf::helpers::bpf_redirect_neigh;
+use redirect_common::names::{PROXY_RETURN, SKIP};
+use redirect_common::policy::Hook;
+
+use crate::judge::{NEXT, Unreadable, judge};
+use crate::maps::CONFIG;
+use crate::scratch::scratch;
+use crate::skb::Skb;
+use crate::view::pod;
+
+/// `AF_INET` (`include/linux/socket.h`).
+const AF_INET: u32 = 2;
+
+/// Judges it and sends it on.
+#[inline(always)]
+pub(crate) fn send(skb: &Skb<'_>) -> i32 {
+    let Some(scratch) = scratch() else { return NEXT };
+    let (packet, verdict) = match judge(skb, Hook::Output, Unreadable::Passes, scratch) {
+        Ok(judged) => judged,
+        Err(action) => return action,
+    };
+    match verdict.mark {
+        Some(mark) if SKIP.matches(mark.value()) => match pod(packet.destination) {
+            Some(pod) => to(pod.device, packet.destination),
+            None => NEXT,
+        },
+        Some(PROXY_RETURN) => match CONFIG.get(0) {
+            Some(config) => to(config.proxy_device, config.proxy.ip()),
+            None => NEXT,
+        },
+        _ => NEXT,
+    }
+}
+
+/// By way of `device` to the neighbour `ip`; on into the tunnel where no device is known.
+#[inline(always)]
+fn to(device: u32, ip: IpAddr) -> i32 {
+    let IpAddr::V4(ip) = ip else { return NEXT };
+    if device == 0 {
+        return NEXT;
+    }
+    let next_hop = bpf_redir_neigh__bindgen_ty_1 { ipv4_nh: u32::from_ne_bytes(ip.octets()) };
+    let mut params = bpf_redir_neigh { nh_family: AF_INET, __bindgen_anon_1: next_hop };
+    // SAFETY: the parameters live until the call returns, and their size is what the kernel is told.
+    unsafe { bpf_redirect_neigh(device, &raw mut params, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
+}

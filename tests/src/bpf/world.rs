@@ -1,0 +1,96 @@
+//! A node as the corpus has it: what the maps hold, and the same for the model.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context as _, Result};
+use redirect_common::flow::{Flow, Remembered};
+use redirect_common::maps::{Address, Config, Pod, Port, name};
+
+use super::object::Object;
+use super::records::Record;
+use crate::corpus::{ALL_NODE, MESHED, MESHED_B, MESHED6, PROXY};
+
+/// The device that the kernel runs tests on, unless told otherwise: the loopback of the netns.
+pub const TEST_DEVICE: u32 = 1;
+
+/// The node.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// Meshed pods.
+    pub pods: BTreeMap<IpAddr, Pod>,
+    /// The node's addresses.
+    pub node: BTreeSet<IpAddr>,
+    /// ztunnel's address.
+    pub proxy: IpAddr,
+    /// The device that leads to ztunnel; 0 if there is none.
+    pub proxy_device: u32,
+    /// The tunnels' UDP port.
+    pub tunnel_port: u16,
+    /// The MAC address of the bridge, if the programs' device is a port of one.
+    pub bridge: Option<[u8; 6]>,
+}
+
+impl World {
+    /// The corpus's node. One of the pods has no device yet.
+    #[must_use]
+    pub fn of_the_corpus(tunnel_port: u16) -> Self {
+        let pod = |device| Pod { device, flags: 0 };
+        Self {
+            pods: [(MESHED.into(), pod(11)), (MESHED_B.into(), pod(0)), (MESHED6.into(), pod(12))].into(),
+            node: ALL_NODE.into(),
+            proxy: PROXY.into(),
+            proxy_device: 13,
+            tunnel_port,
+            bridge: None,
+        }
+    }
+
+    /// With `count` meshed pods, those of the corpus among them.
+    #[must_use]
+    pub fn crowded(mut self, count: usize) -> Self {
+        let others = (0..).map(|number: u32| IpAddr::from(Ipv4Addr::from_bits(0x0a80_0000 + number)));
+        let missing = count.saturating_sub(self.pods.len());
+        self.pods.extend(others.take(missing).map(|ip| (ip, Pod { device: 14, flags: 0 })));
+        self
+    }
+
+    /// On a bridge's port.
+    #[must_use]
+    pub fn bridged(mut self) -> Self {
+        self.bridge = Some([2, 0xb, 0xb, 0xb, 0xb, 0xb]);
+        self
+    }
+
+    /// Makes the object's maps tell of this node, and of no connections.
+    pub fn tell(&self, object: &mut Object) -> Result<()> {
+        object.clear::<Record<Address>, Record<Pod>>(name::PODS)?;
+        let mut pods = object.hash(name::PODS)?;
+        for (&ip, &pod) in &self.pods {
+            pods.insert(Record(Address::new(ip)), Record(pod), 0).context("add a pod")?;
+        }
+        object.clear::<Record<Address>, u32>(name::NODE)?;
+        let mut node = object.hash(name::NODE)?;
+        for &ip in &self.node {
+            node.insert(Record(Address::new(ip)), 1, 0).context("add an address of the node")?;
+        }
+        object.clear::<u32, Record<Port>>(name::PORTS)?;
+        let mut ports = object.hash(name::PORTS)?;
+        if let Some(bridge) = self.bridge {
+            ports.insert(TEST_DEVICE, Record(Port { bridge, zero: [0; 2] }), 0).context("add a bridge's port")?;
+        }
+        let config = Config {
+            proxy: Address::new(self.proxy),
+            proxy_device: self.proxy_device,
+            tunnel_port: self.tunnel_port.into(),
+        };
+        object.array(name::CONFIG)?.set(0, Record(config), 0).context("configure")?;
+        forget(object)
+    }
+}
+
+/// Forgets all connections.
+pub fn forget(object: &mut Object) -> Result<()> {
+    object.clear::<Record<Flow>, Record<Remembered>>(name::FLOWS)?;
+    object.clear::<Record<Flow>, Record<Remembered>>(name::DATAGRAMS)
+}

@@ -1,0 +1,110 @@
+//! Where BPF cannot be used, the agent goes on in iptables mode, says why, and everything goes the way it must; with
+//! `--no-fallback` it ends with the same reason.
+#![allow(unused_crate_dependencies, reason = "they are the library's")]
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use redirect_lab::agent::AgentOptions;
+use redirect_lab::demo::{SETTLE, ZTUNNEL};
+use redirect_lab::harness::{Checks, is_settled, options, watchful};
+use redirect_lab::lab::Lab;
+use redirect_lab::lack::Lack;
+use redirect_lab::mode::Mode;
+use redirect_lab::operator::{Facts, look};
+use redirect_lab::programs::{Hung, hung};
+use redirect_lab::scoped::ScopedLab;
+use redirect_lab::table;
+use rustix::process::Signal;
+
+const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
+/// What the agent's warning says, beside the reason.
+const WARNING: &str = "BPF cannot be used";
+
+#[test]
+fn without_bpf_it_is_iptables_mode_and_says_why() -> Result<()> {
+    let mut lab = ScopedLab::up(options("fallback")?)?;
+    let mut checks = Checks::default();
+    let without = |lack| AgentOptions { without: Some(lack), ..watchful().in_mode(Mode::Ebpf) };
+    checks.check("bpf(2) is not permitted", || falls_back(&mut lab, &without(Lack::Bpf), "not permitted"));
+    checks.check("the same with --no-fallback", || ends(&mut lab, &without(Lack::Bpf), "not permitted"));
+    checks.check("there is no file system for pins", || falls_back(&mut lab, &without(Lack::Bpffs), "bpf file system"));
+    checks.check("the same with --no-fallback", || ends(&mut lab, &without(Lack::Bpffs), "bpf file system"));
+    match JitOff::set()? {
+        Some(_off) => {
+            let usual = watchful().in_mode(Mode::Ebpf);
+            checks.check("the compiler is switched off", || falls_back(&mut lab, &usual, "bpf_jit_enable"));
+            checks.check("the same with --no-fallback", || ends(&mut lab, &usual, "bpf_jit_enable"));
+        }
+        None => println!("this kernel always compiles (CONFIG_BPF_JIT_ALWAYS_ON): its compiler cannot be switched off"),
+    }
+    checks.check("an agent that lacks nothing is in ebpf mode", || {
+        lab.start_agent(&watchful().in_mode(Mode::Ebpf))?;
+        let status = lab.wait_until(SETTLE, "settled", is_settled)?;
+        ensure!(status.mode == "ebpf", "mode {}: {:?}", status.mode, status.fallback_reason);
+        ensure!(status.fallback_reason.is_none(), "it gives a reason: {:?}", status.fallback_reason);
+        table::check(&lab, ZTUNNEL)
+    });
+    checks.finish()
+}
+
+fn falls_back(lab: &mut Lab, options: &AgentOptions, reason: &str) -> Result<()> {
+    let begin = fs::metadata(lab.agent_log()).map_or(0, |log| log.len());
+    lab.start_agent(options)?;
+    let outcome = has_fallen_back(lab, usize::try_from(begin)?, reason);
+    lab.stop_agent(Signal::TERM)?;
+    outcome
+}
+
+/// The agent that writes its log from byte `begin` on.
+fn has_fallen_back(lab: &Lab, begin: usize, reason: &str) -> Result<()> {
+    let status = lab.wait_until(SETTLE, "settled", is_settled)?;
+    let said = status.fallback_reason.clone().unwrap_or_default();
+    ensure!(status.mode == "iptables", "mode {}", status.mode);
+    ensure!(status.requested_mode.as_deref() == Some("ebpf"), "requested mode {:?}", status.requested_mode);
+    ensure!(status.tc_attach.is_none(), "attached by {:?}", status.tc_attach);
+    ensure!(said.contains(reason), "the reason is {said:?}, expected one about {reason:?}");
+    println!("reason: {said}");
+    one_warning(lab, begin)?;
+    let ours: Vec<_> = hung(&lab.node())?.into_iter().filter(Hung::is_ours).collect();
+    ensure!(ours.is_empty(), "programs in iptables mode: {ours:?}");
+    for view in look(lab, &Facts::of(lab, ZTUNNEL, &["app-a", "app-b"])?)? {
+        ensure!(view.wrong.is_empty(), "{}: {}", view.command, view.wrong.join("; "));
+    }
+    table::check(lab, ZTUNNEL)
+}
+
+fn one_warning(lab: &Lab, begin: usize) -> Result<()> {
+    let log = fs::read_to_string(lab.agent_log())?;
+    let log = log.get(begin..).context("the log has become shorter")?;
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains("WARN") && line.contains(WARNING)).collect();
+    ensure!(warnings.len() == 1, "{} warnings: {warnings:?}", warnings.len());
+    Ok(())
+}
+
+fn ends(lab: &mut Lab, options: &AgentOptions, reason: &str) -> Result<()> {
+    let output = lab.run_agent(&options.clone().arg("--no-fallback"))?;
+    let said = output.stdout + &output.stderr;
+    ensure!(!output.status.success(), "it ends well: {said}");
+    ensure!(said.contains(reason), "it says {said:?}, nothing about {reason:?}");
+    Ok(())
+}
+
+/// The kernel's compiler of BPF, off until the value goes.
+struct JitOff(String);
+
+impl JitOff {
+    /// `None` where it cannot be switched off.
+    fn set() -> Result<Option<Self>> {
+        let before = fs::read_to_string(JIT).with_context(|| format!("cannot read {JIT}"))?;
+        Ok(fs::write(JIT, "0").is_ok().then_some(Self(before)))
+    }
+}
+
+impl Drop for JitOff {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(JIT, &self.0) {
+            eprintln!("{JIT} stays 0: {error}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! A program of someone else on a device: the object's empty one, which returns `TC_ACT_UNSPEC`. The kernel counts its runs.
+
+use std::{fmt, fs};
+
+use anyhow::{Context, Result};
+use aya::programs::tc::{NlOptions, TcAttachOptions};
+use aya::programs::{LinkOrder, SchedClassifier};
+use aya::{Ebpf, EbpfLoader};
+use redirect_common::maps::name;
+use redirect_lab::command::Cmd;
+use redirect_lab::mode::Attach;
+use redirect_lab::netns::Netns;
+use redirect_lab::programs::{Hook, clsact_devices, object};
+
+const PROGRAM: &str = "empty";
+/// Maps of the object that a program without maps need not have at their size.
+const LARGE: [&str; 2] = [name::FLOWS, name::DATAGRAMS];
+const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+/// Where it comes to stand among those of its kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// There before the agent.
+    Early,
+    /// Ahead of all that are there.
+    First,
+    /// Behind all that are there.
+    Last,
+}
+
+impl Place {
+    fn options(self, attach: Attach) -> TcAttachOptions {
+        let priority = match self {
+            Self::First => 1,
+            Self::Early => 2,
+            Self::Last => u16::MAX,
+        };
+        match (attach, self) {
+            (Attach::Clsact, _) => TcAttachOptions::Netlink(NlOptions { priority, ..NlOptions::default() }),
+            (Attach::Tcx, Self::First) => TcAttachOptions::TcxOrder(LinkOrder::first()),
+            (Attach::Tcx, Self::Early | Self::Last) => TcAttachOptions::TcxOrder(LinkOrder::last()),
+        }
+    }
+}
+
+/// An attached program; it goes with the value.
+pub(crate) struct Foreign {
+    what: String,
+    ebpf: Ebpf,
+}
+
+impl Foreign {
+    pub(crate) fn attach(netns: &Netns, device: &str, hook: Hook, attach: Attach, place: Place) -> Result<Self> {
+        let what = format!("the {place:?} program by {attach} on {device} {hook:?}");
+        let mut ebpf = load()?;
+        let program: &mut SchedClassifier = ebpf.program_mut(PROGRAM).context("no such program")?.try_into()?;
+        program.load().context("the kernel does not take the program")?;
+        if attach == Attach::Clsact && !clsact_devices(netns)?.iter().any(|other| other == device) {
+            Cmd::line("tc qdisc add dev").args([device, "clsact"]).netns(netns).run()?;
+        }
+        netns
+            .run(|| program.attach_with_options(device, hook.attach_type(), place.options(attach)))?
+            .with_context(|| format!("cannot attach {what}"))?;
+        Ok(Self { what, ebpf })
+    }
+
+    /// Its number in the kernel.
+    pub(crate) fn id(&self) -> Result<u32> {
+        Ok(self.program()?.info()?.id())
+    }
+
+    /// How often it has run.
+    pub(crate) fn runs(&self) -> Result<u64> {
+        Ok(self.program()?.info()?.run_count())
+    }
+
+    fn program(&self) -> Result<&SchedClassifier> {
+        Ok(self.ebpf.program(PROGRAM).context("no such program")?.try_into()?)
+    }
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+fn load() -> Result<Ebpf> {
+    let path = object()?;
+    let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut loader = EbpfLoader::new();
+    for map in LARGE {
+        loader.map_max_entries(map, 1024);
+    }
+    loader.load(&bytes).context("cannot create the maps")
+}
+
+/// The kernel counts runs of programs until the value goes.
+pub(crate) struct Statistics(String);
+
+impl Statistics {
+    pub(crate) fn on() -> Result<Self> {
+        let before = fs::read_to_string(STATISTICS).with_context(|| format!("cannot read {STATISTICS}"))?;
+        fs::write(STATISTICS, "1").with_context(|| format!("cannot write {STATISTICS}"))?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Statistics {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(STATISTICS, &self.0) {
+            eprintln!("{STATISTICS} stays 1: {error}");
+        }
+    }
+}

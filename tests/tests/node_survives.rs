@@ -1,0 +1,56 @@
+//! The agent dies, in each way in which a program can, under traffic: no packet's fate changes, neither while there is no
+//! agent nor while the next one takes over.
+#![allow(unused_crate_dependencies, reason = "they are the library's")]
+
+use anyhow::{Result, ensure};
+use redirect_lab::demo::ZTUNNEL;
+use redirect_lab::harness::{Checks, options, start, watchful};
+use redirect_lab::lab::Lab;
+use redirect_lab::mode::Mode;
+use redirect_lab::programs::{Hung, hung};
+use redirect_lab::scoped::ScopedLab;
+use redirect_lab::table;
+use redirect_lab::traffic::Traffic;
+use rustix::process::Signal;
+
+/// Connections of each stream in each phase.
+const ENOUGH: usize = 8;
+/// Killed, told to end, and what a failed assertion of the C library or an abort does.
+const WAYS: [Signal; 3] = [Signal::KILL, Signal::TERM, Signal::ABORT];
+
+#[test]
+fn no_packets_fate_changes() -> Result<()> {
+    let mut lab = ScopedLab::up(options("survive")?)?;
+    start(&mut lab, &watchful().in_mode(Mode::Ebpf))?;
+    let before = places(&lab)?;
+    let mut checks = Checks::default();
+    for signal in WAYS {
+        checks.check(&format!("the agent ends by {signal:?}"), || dies_under_traffic(&mut lab, signal));
+    }
+    checks.check("programs are where they were", || {
+        let after = places(&lab)?;
+        ensure!(before == after, "before: {before:?}, after: {after:?}");
+        Ok(())
+    });
+    checks.check("the table, after all of it", || table::check(&lab, ZTUNNEL));
+    checks.finish()
+}
+
+fn dies_under_traffic(lab: &mut Lab, signal: Signal) -> Result<()> {
+    let traffic = Traffic::start(lab, ZTUNNEL)?;
+    traffic.wait_for_more(ENOUGH)?;
+    lab.stop_agent(signal)?;
+    ensure!(!hung(&lab.node())?.is_empty(), "with the agent went its programs");
+    traffic.wait_for_more(ENOUGH)?;
+    start(lab, &watchful().in_mode(Mode::Ebpf))?;
+    traffic.wait_for_more(ENOUGH)?;
+    let report = traffic.stop()?;
+    println!("{} connections", report.tried);
+    report.all_is_well()
+}
+
+fn places(lab: &Lab) -> Result<Vec<String>> {
+    let all = hung(&lab.node())?;
+    ensure!(all.iter().any(Hung::is_ours), "no program is attached");
+    Ok(all.iter().map(ToString::to_string).collect())
+}
