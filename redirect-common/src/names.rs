@@ -186,7 +186,8 @@ pub const PORT_INBOUND_HBONE: u16 = 15008;
 pub const SET_PODS: &str = "ztunnel-pods-ips";
 /// Every chain of ours is named with this and the built-in chain that it hangs off.
 pub const CHAIN_PREFIX: &str = "ztunnel-";
-/// nftables table (family bridge) that makes a bridge hand meshed pods' TCP to the node's IP layer.
+/// Name of our nftables tables: the one of family bridge makes a bridge hand meshed pods' TCP to the node's IP layer, the one
+/// of family ip keeps destinations as pods chose them.
 pub const BRIDGE_TABLE: &str = "ztunnel";
 /// ztunnel's own interface, inside its netns.
 pub const PROXY_ETH: &str = "eth0";

@@ -50,6 +50,11 @@ impl Session {
         Ok(Self { stream, local, greeting, sent: 0 })
     }
 
+    /// Waits this long for answers from now on.
+    pub fn be_patient(&mut self, patience: Duration) -> Result<()> {
+        Ok(self.stream.get_ref().set_read_timeout(Some(patience))?)
+    }
+
     /// What the server said first.
     #[must_use]
     pub fn greeting(&self) -> &Greeting {

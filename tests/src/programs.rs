@@ -115,12 +115,13 @@ pub fn text(netns: &Netns) -> Result<String> {
     Ok(lines.into_iter().chain(programs).collect())
 }
 
-/// Names of the devices of a netns.
+/// Names of the devices of a netns, in their order: that of indices is another one when a device was made again.
 pub fn devices(netns: &Netns) -> Result<Vec<String>> {
-    let names = netns.run(|| {
+    let mut names = netns.run(|| {
         let all = if_nameindex()?;
         Ok::<_, nix::Error>(all.iter().map(|device| device.name().to_string_lossy().into_owned()).collect::<Vec<_>>())
     })??;
+    names.sort();
     Ok(names)
 }
 

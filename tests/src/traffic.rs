@@ -26,6 +26,8 @@ static NEXT_PORT: AtomicU16 = AtomicU16::new(CLIENT_PORTS.start);
 /// Between two connections of a stream, and between two messages on a long connection: so that the emulated processor has
 /// time for the rest.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long a long connection may be silent: what was lost is sent again, and the guest may not run for seconds.
+const SILENCE: Duration = Duration::from_secs(10);
 /// How long [`Traffic::wait_for_more`] waits for one connection.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -93,7 +95,8 @@ impl Traffic {
             ensure!(first < CLIENT_PORTS.end, "all ports were used");
             let long = SocketAddrV4::new(*stream.source.ip(), first);
             let session = Session::open_from(&stream.from, stream.to, long);
-            let session = session.with_context(|| format!("the long connection {}", stream.name))?;
+            let mut session = session.with_context(|| format!("the long connection {}", stream.name))?;
+            session.be_patient(SILENCE)?;
             let (shared, name) = (traffic.shared.clone(), stream.name);
             traffic.threads.push(thread::spawn(move || keep_talking(&shared, name, session)));
             let shared = traffic.shared.clone();
@@ -249,4 +252,4 @@ impl Shared {
     }
 }
 
-const _: () = assert!(TIMEOUT.as_secs() < PATIENCE.as_secs());
+const _: () = assert!(TIMEOUT.as_secs() < PATIENCE.as_secs() && SILENCE.as_secs() < PATIENCE.as_secs());

@@ -97,7 +97,8 @@ impl JitOff {
     /// `None` where it cannot be switched off.
     fn set() -> Result<Option<Self>> {
         let before = fs::read_to_string(JIT).with_context(|| format!("cannot read {JIT}"))?;
-        Ok(fs::write(JIT, "0").is_ok().then_some(Self(before)))
+        let is_off = fs::write(JIT, "0").is_ok() && fs::read_to_string(JIT)?.trim() == "0";
+        Ok(is_off.then_some(Self(before)))
     }
 }
 

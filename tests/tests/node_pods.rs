@@ -151,10 +151,12 @@ type Budget = &'static [(&'static str, u64)];
 
 const NOTHING: Budget = &[];
 /// One pod: its entry in the set or in the map, its route in table 100, what its host veth needs (settings, programs on both
-/// hooks and the qdisc for them), and its place in the bridge guard or among the bridge's ports.
-const ONE_POD: Budget = &[("set", 1), ("route", 1), ("sysctl", 2), ("guard", 1), ("map", 2), ("program", 3)];
+/// hooks and the qdisc for them), its place in the bridge guard or among the bridge's ports, and the veth's own address.
+const ONE_POD: Budget =
+    &[("set", 1), ("route", 1), ("sysctl", 2), ("guard", 1), ("map", 3), ("program", 2), ("qdisc", 1)];
 /// A pod that changes its address has a new veth.
-const TWO_PODS: Budget = &[("set", 2), ("route", 2), ("sysctl", 4), ("guard", 2), ("map", 4), ("program", 6)];
+const TWO_PODS: Budget =
+    &[("set", 2), ("route", 2), ("sysctl", 4), ("guard", 2), ("map", 6), ("program", 4), ("qdisc", 2)];
 /// What names ztunnel's address or veth: remotes of both links, routes, chains, programs; and all inside its netns.
 const NEW_ZTUNNEL: Budget = &[
     ("link", 8),
@@ -166,6 +168,7 @@ const NEW_ZTUNNEL: Budget = &[
     ("guard", 1),
     ("map", 4),
     ("program", 6),
+    ("qdisc", 1),
 ];
 
 /// Makes a change, waits until it is followed, and counts the writes.

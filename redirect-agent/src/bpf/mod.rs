@@ -157,6 +157,9 @@ fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<Programs> {
         let program = ebpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?;
         let program: &mut SchedClassifier = program.try_into()?;
         program.load().with_context(|| format!("the kernel does not take program {name}"))?;
+        // The switch is not to be seen in a namespace other than the first (`sysctl_core_init`, net/core/sysctl_net_core.c).
+        let compiled = program.info().with_context(|| format!("look at program {name}"))?.size_jitted();
+        ensure!(compiled > 0, "the kernel does not compile BPF programs (net.core.bpf_jit_enable is 0)");
         programs.add(name, program)?;
     }
     Ok(programs)

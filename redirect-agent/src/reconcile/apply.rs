@@ -104,14 +104,23 @@ fn pass(context: &mut Context<'_>, task: Task<'_>, kinds: &[Kind]) {
     let mut kinds = kinds.to_vec();
     if down {
         kinds.reverse();
-    } else if task.plan.set.is_none() {
-        // The kernel keeps a set for as long as a rule speaks of it.
-        kinds.sort_by_key(|kind| *kind == Kind::Set);
+    } else {
+        kinds.sort_by_key(|kind| goes(task.plan, *kind));
     }
     for kind in kinds {
         if let Err(error) = converge(context, task, kind) {
             context.ledger.problem(format!("{} in {}", kind.name(), name(task.place)), format!("{error:#}"));
         }
+    }
+}
+
+/// What a mode leaves behind goes when the other's things stand: programs after the chains that mark in their place, and a set
+/// after the rules that speak of it.
+fn goes(plan: &Plan, kind: Kind) -> bool {
+    match kind {
+        Kind::Set => plan.set.is_none(),
+        Kind::Map | Kind::Program => plan.hooks.is_empty(),
+        _ => false,
     }
 }
 
@@ -152,6 +161,11 @@ fn programs(context: &mut Context<'_>, task: Task<'_>) -> anyhow::Result<()> {
         links: &links,
     };
     if task.plan.hooks.is_empty() && !context.record.modes().contains(&Mode::Ebpf) && !task.bpf_dir.exists() {
+        return Ok(());
+    }
+    let down = *task.plan == Plan::default();
+    if task.plan.hooks.is_empty() && !down && !context.ledger.problems.is_empty() {
+        // What is to mark in their place may not stand.
         return Ok(());
     }
     program::converge(context, &task.plan.hooks, &attach)?;
