@@ -1,11 +1,11 @@
 //! The records in BPF maps. What changes here without raising [`LAYOUT`] breaks the agents that are already running.
 
-use core::net::IpAddr;
+use core::net::Ipv4Addr;
 
 use crate::policy::Row;
 
 /// Version of everything below and of the maps' names and kinds; part of the path where maps are pinned.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Addresses of meshed pods that the map has room for.
 pub const MAX_PODS: u32 = 65_536;
@@ -38,38 +38,37 @@ pub mod name {
     pub const ALL: [&str; 8] = [PODS, FLOWS, DATAGRAMS, CONFIG, NODE, PORTS, COUNTS, SCRATCH];
 }
 
-/// An IP address as a key: IPv6, IPv4 mapped (RFC 4291 section 2.5.5.2), network byte order.
+/// An IPv4 address, network byte order. IPv6 gets maps of its own, as it does for flows.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]
-pub struct Address([u8; 16]);
+pub struct Address([u8; 4]);
 
 impl Address {
-    /// The key of an address.
-    #[inline]
+    /// The record of an address.
+    #[inline(always)]
     #[must_use]
-    pub const fn new(ip: IpAddr) -> Self {
-        Self(match ip {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-            IpAddr::V6(ip) => ip.octets(),
-        })
+    pub const fn new(ip: Ipv4Addr) -> Self {
+        Self(ip.octets())
     }
 
     /// As it is in the map.
     #[must_use]
-    pub const fn bytes(self) -> [u8; 16] {
+    pub const fn bytes(self) -> [u8; 4] {
         self.0
     }
 
     /// From a map.
     #[must_use]
-    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 4]) -> Self {
         Self(bytes)
     }
 
     /// The address.
+    #[inline(always)]
     #[must_use]
-    pub fn ip(self) -> IpAddr {
-        IpAddr::from(self.0).to_canonical()
+    pub const fn ip(self) -> Ipv4Addr {
+        let [a, b, c, d] = self.0;
+        Ipv4Addr::new(a, b, c, d)
     }
 }
 
@@ -112,15 +111,17 @@ pub struct Config {
     pub proxy_device: u32,
     /// UDP port of the tunnels, host byte order.
     pub tunnel_port: u32,
+    /// 1 if there are ports of bridges, else 0: then no packet's device is looked up among them.
+    pub bridged: u32,
 }
 
 impl Config {
     /// As it is in the map.
     #[must_use]
-    pub fn bytes(self) -> [u8; 24] {
-        let mut bytes = [0; 24];
-        let fields =
-            self.proxy.0.into_iter().chain(self.proxy_device.to_ne_bytes()).chain(self.tunnel_port.to_ne_bytes());
+    pub fn bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        let words = [self.proxy_device, self.tunnel_port, self.bridged];
+        let fields = self.proxy.0.into_iter().chain(words.into_iter().flat_map(u32::to_ne_bytes));
         bytes.iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
         bytes
     }
@@ -201,23 +202,22 @@ impl Counter {
 #[cfg(test)]
 mod tests {
     use core::mem::size_of;
-    use core::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
 
     #[test]
     fn records_have_no_padding() {
         assert_eq!(size_of::<Pod>(), 8);
-        assert_eq!(size_of::<Config>(), 16 + 4 + 4);
+        assert_eq!(size_of::<Config>(), 4 + 3 * 4);
         assert_eq!(size_of::<Port>(), 8);
-        assert_eq!(size_of::<Address>(), 16);
+        assert_eq!(size_of::<Address>(), 4);
     }
 
     #[test]
-    fn addresses_survive_their_key() {
-        for ip in [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
-            assert_eq!(Address::new(ip).ip(), ip);
-        }
+    fn an_address_survives_its_record() {
+        let ip = Ipv4Addr::new(10, 0, 0, 1);
+        assert_eq!(Address::new(ip).ip(), ip);
+        assert_eq!(Address::from_bytes(Address::new(ip).bytes()).ip(), ip);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod ethernet;
 mod ipv4;
 mod ipv6;
 mod octets;
+mod plain;
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr};
@@ -15,6 +16,7 @@ use core::net::{IpAddr, Ipv4Addr};
 pub use ethernet::MAX_TAGS;
 pub use ipv6::MAX_HEADERS;
 pub use octets::Octets;
+pub use plain::{PLAIN_LEN, Plain};
 
 /// IP protocol number of `ICMPv4`.
 pub const ICMP: u8 = 1;
@@ -121,7 +123,7 @@ impl Packet {
     }
 
     /// As [`Self::from_ethernet`]; IPv6 counts as no IP. For programs that leave it alone and need not carry its parser.
-    #[inline]
+    #[inline(always)]
     pub fn ipv4_from_ethernet(frame: &(impl Octets + ?Sized)) -> Result<Self, Unparsed> {
         ethernet::parse::<false>(frame)
     }
@@ -139,7 +141,7 @@ impl Packet {
 }
 
 /// The ports at `offset`, where the packet has them before its `end`.
-#[inline]
+#[inline(always)]
 fn ports(octets: &(impl Octets + ?Sized), protocol: u8, offset: usize, end: usize) -> Option<Ports> {
     if !matches!(protocol, TCP | UDP) || offset + 4 > end {
         return None;
@@ -149,7 +151,7 @@ fn ports(octets: &(impl Octets + ?Sized), protocol: u8, offset: usize, end: usiz
 }
 
 /// Whether the TCP header at `offset` has SYN and not ACK; a header that is cut off before its flags opens nothing.
-#[inline]
+#[inline(always)]
 fn opens(octets: &(impl Octets + ?Sized), protocol: u8, offset: usize, end: usize) -> bool {
     const FLAGS_AT: usize = 13;
     const SYN: u8 = 0x02;

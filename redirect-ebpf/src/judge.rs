@@ -1,13 +1,14 @@
 //! Parse, decide, act: what all programs do, each at its own hook.
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use redirect_common::flow::Flow;
 use redirect_common::maps::Counter;
-use redirect_common::packet::{Packet, TCP, Unparsed};
+use redirect_common::packet::{Packet, Plain, TCP, UDP, Unparsed};
 use redirect_common::policy::{Hook, Verdict, decide};
 
 use crate::count::count;
-use crate::maps::PORTS;
-use crate::scratch::Scratch;
+use crate::maps::{CONFIG, PORTS};
+use crate::scratch::{Scratch, scratch};
 use crate::skb::Skb;
 use crate::view::{Node, pod};
 
@@ -27,18 +28,54 @@ pub(crate) enum Unreadable {
     Drops,
 }
 
-/// Judges the packet at `hook` and writes what the law says. `Err` is the action for what the law does not see.
+/// What a program does with a packet that has been read. Not a closure: what is inlined in two places must say so, or the
+/// kernel calls it, and then knows neither the protocol nor which map is meant, and calls the maps by pointer too.
+pub(crate) trait Act {
+    /// Decides and acts.
+    fn act(self, skb: &Skb<'_>, packet: &Packet, flow: Option<&Flow>) -> i32;
+}
+
+/// Reads an IPv4 packet and has `then` act on it and its connection. IPv6 is not redirected yet, and passes as it is.
 #[inline(always)]
-pub(crate) fn judge<'s>(
+pub(crate) fn read(skb: &Skb<'_>, unreadable: Unreadable, then: impl Act) -> i32 {
+    if let Some(plain) = skb.plain::<TCP>() {
+        read_plain(skb, &plain, unreadable, then)
+    } else if let Some(plain) = skb.plain::<UDP>() {
+        read_plain(skb, &plain, unreadable, then)
+    } else {
+        read_slowly(skb, unreadable, then)
+    }
+}
+
+/// Most packets: nothing of them leaves the registers.
+#[inline(always)]
+fn read_plain<const PROTOCOL: u8>(
     skb: &Skb<'_>,
-    hook: Hook,
+    plain: &Plain<'_, PROTOCOL>,
     unreadable: Unreadable,
-    scratch: &'s mut Scratch,
-) -> Result<(&'s Packet, Verdict), i32> {
-    read(skb, unreadable, scratch)?;
-    // SAFETY: one has been read.
-    let packet = unsafe { scratch.packet() };
-    let Some(node) = Node::new(scratch.flow()) else { return Err(NEXT) };
+    then: impl Act,
+) -> i32 {
+    match Packet::ipv4_from_ethernet(plain) {
+        Ok(packet) => then.act(skb, &packet, Flow::of(&packet).as_ref()),
+        Err(why) => refuse(why, unreadable),
+    }
+}
+
+/// What has another shape. A function of its own in the kernel too, so that it costs the others no registers.
+#[inline(never)]
+fn read_slowly(skb: &Skb<'_>, unreadable: Unreadable, then: impl Act) -> i32 {
+    let Some(scratch) = scratch() else { return NEXT };
+    match fill(skb, unreadable, scratch) {
+        // SAFETY: it has just been written.
+        READ => then.act(skb, unsafe { scratch.packet() }, scratch.flow()),
+        action => action,
+    }
+}
+
+/// Asks the law about a packet at `hook` and does what it says; `None` only if there is no configuration.
+#[inline(always)]
+pub(crate) fn judge(skb: &Skb<'_>, hook: Hook, packet: &Packet, flow: Option<&Flow>) -> Option<Verdict> {
+    let node = Node::new(flow)?;
     let verdict = decide(hook, packet, &node);
     count(Counter::of(verdict.row));
     if let Some(mark) = verdict.mark {
@@ -47,17 +84,7 @@ pub(crate) fn judge<'s>(
     if let Some(memory) = verdict.remember {
         node.remember(memory);
     }
-    Ok((packet, verdict))
-}
-
-/// Reads an IPv4 packet. IPv6 is not redirected yet, and passes as it is.
-#[inline(always)]
-pub(crate) fn read<'s>(skb: &Skb<'_>, unreadable: Unreadable, scratch: &'s mut Scratch) -> Result<&'s Packet, i32> {
-    match fill(skb, unreadable, scratch) {
-        // SAFETY: it has just been written.
-        READ => Ok(unsafe { scratch.packet() }),
-        action => Err(action),
-    }
+    Some(verdict)
 }
 
 /// A function of its own in the kernel too: what it needs of the stack is free again for what follows.
@@ -68,26 +95,27 @@ fn fill(skb: &Skb<'_>, unreadable: Unreadable, scratch: &mut Scratch) -> i32 {
             scratch.keep(packet);
             READ
         }
-        Err(Unparsed::NotIp) => {
-            count(Counter::Other as u32);
-            NEXT
-        }
-        Err(_) if unreadable == Unreadable::Drops => {
-            count(Counter::UnparsedDropped as u32);
-            DROP
-        }
-        Err(_) => {
-            count(Counter::Unparsed as u32);
-            NEXT
-        }
+        Err(why) => refuse(why, unreadable),
     }
+}
+
+/// What cannot be read, or is not for us.
+#[inline(always)]
+fn refuse(why: Unparsed, unreadable: Unreadable) -> i32 {
+    let (counter, action) = match why {
+        Unparsed::NotIp => (Counter::Other, NEXT),
+        _ if unreadable == Unreadable::Drops => (Counter::UnparsedDropped, DROP),
+        _ => (Counter::Unparsed, NEXT),
+    };
+    count(counter as u32);
+    action
 }
 
 /// On a bridge's port: TCP from or to a meshed pod is addressed to the bridge, so that the node routes it by its mark; pods of
 /// one bridge would else reach each other by switching.
 #[inline(always)]
 pub(crate) fn route_not_switch(skb: &Skb<'_>, packet: &Packet) {
-    if packet.protocol != TCP {
+    if packet.protocol != TCP || CONFIG.get(0).is_none_or(|config| config.bridged == 0) {
         return;
     }
     // SAFETY: the record never changes but by being replaced as a whole.

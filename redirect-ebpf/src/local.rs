@@ -1,16 +1,17 @@
 //! What a local socket sends to a meshed pod. The node has routed it already, unmarked and so into `istioin`; what the law
 //! wants elsewhere is sent there from here.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 
 use aya_ebpf::bindings::{bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
 use aya_ebpf::helpers::bpf_redirect_neigh;
+use redirect_common::flow::Flow;
 use redirect_common::names::{PROXY_RETURN, SKIP};
+use redirect_common::packet::Packet;
 use redirect_common::policy::Hook;
 
-use crate::judge::{NEXT, Unreadable, judge};
+use crate::judge::{Act, NEXT, Unreadable, judge, read};
 use crate::maps::CONFIG;
-use crate::scratch::scratch;
 use crate::skb::Skb;
 use crate::view::pod;
 
@@ -20,28 +21,34 @@ const AF_INET: u32 = 2;
 /// Judges it and sends it on.
 #[inline(always)]
 pub(crate) fn send(skb: &Skb<'_>) -> i32 {
-    let Some(scratch) = scratch() else { return NEXT };
-    let (packet, verdict) = match judge(skb, Hook::Output, Unreadable::Passes, scratch) {
-        Ok(judged) => judged,
-        Err(action) => return action,
-    };
-    match verdict.mark {
-        Some(mark) if SKIP.matches(mark.value()) => match pod(packet.destination) {
-            Some(pod) => to(pod.device, packet.destination),
-            None => NEXT,
-        },
-        Some(PROXY_RETURN) => match CONFIG.get(0) {
-            Some(config) => to(config.proxy_device, config.proxy.ip()),
-            None => NEXT,
-        },
-        _ => NEXT,
+    read(skb, Unreadable::Passes, Send)
+}
+
+struct Send;
+
+impl Act for Send {
+    #[inline(always)]
+    fn act(self, skb: &Skb<'_>, packet: &Packet, flow: Option<&Flow>) -> i32 {
+        match judge(skb, Hook::Output, packet, flow).and_then(|verdict| verdict.mark) {
+            Some(mark) if SKIP.matches(mark.value()) => match pod(packet.destination) {
+                Some(pod) => match packet.destination {
+                    IpAddr::V4(ip) => to(pod.device, ip),
+                    IpAddr::V6(_) => NEXT,
+                },
+                None => NEXT,
+            },
+            Some(PROXY_RETURN) => match CONFIG.get(0) {
+                Some(config) => to(config.proxy_device, config.proxy.ip()),
+                None => NEXT,
+            },
+            _ => NEXT,
+        }
     }
 }
 
 /// By way of `device` to the neighbour `ip`; on into the tunnel where no device is known.
 #[inline(always)]
-fn to(device: u32, ip: IpAddr) -> i32 {
-    let IpAddr::V4(ip) = ip else { return NEXT };
+fn to(device: u32, ip: Ipv4Addr) -> i32 {
     if device == 0 {
         return NEXT;
     }

@@ -14,14 +14,14 @@ mod view;
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use redirect_common::flow::Flow;
 use redirect_common::maps::Counter;
 use redirect_common::names::SKIP;
-use redirect_common::packet::TCP;
+use redirect_common::packet::{Packet, TCP};
 use redirect_common::policy::{Hook, Ingress};
 
 use crate::count::count;
-use crate::judge::{DROP, NEXT, Unreadable, judge, read, route_not_switch};
-use crate::scratch::scratch;
+use crate::judge::{Act, DROP, NEXT, Unreadable, judge, read, route_not_switch};
 use crate::skb::Skb;
 use crate::view::pod;
 
@@ -40,13 +40,13 @@ pub fn redirect_from_proxy(context: TcContext) -> i32 {
 /// Ingress of what leads to other nodes.
 #[classifier]
 pub fn redirect_from_network(context: TcContext) -> i32 {
-    mark(&Skb::new(&context), Ingress::Other)
+    mark(&Skb::new(&context), Hook::Ingress(Ingress::Other))
 }
 
 /// Ingress of `istioin` and `istioout`.
 #[classifier]
 pub fn redirect_from_tunnel(context: TcContext) -> i32 {
-    mark(&Skb::new(&context), Ingress::Tunnel)
+    mark(&Skb::new(&context), Hook::Ingress(Ingress::Tunnel))
 }
 
 /// Egress of `istioin`: what the node's own sockets send to meshed pods comes here, because the table of meshed pods leads
@@ -65,23 +65,12 @@ pub fn redirect_to_pod(context: TcContext) -> i32 {
     if SKIP.matches(skb.mark()) {
         return NEXT;
     }
-    let Some(scratch) = scratch() else { return NEXT };
     if skb.is_local() {
         // The way into `istioin` is missing, or the pod is not meshed: the law holds all the same, and the replies to a probe
         // have to be known.
-        return match judge(&skb, Hook::Output, Unreadable::Passes, scratch) {
-            Ok(_) => NEXT,
-            Err(action) => action,
-        };
+        return mark(&skb, Hook::Output);
     }
-    match read(&skb, Unreadable::Passes, scratch) {
-        Ok(packet) if packet.protocol == TCP && pod(packet.destination).is_some() => {
-            count(Counter::Bypass as u32);
-            DROP
-        }
-        Ok(_) => NEXT,
-        Err(action) => action,
-    }
+    read(&skb, Unreadable::Passes, Guard)
 }
 
 /// Does nothing: what the others' times are compared with.
@@ -91,23 +80,49 @@ pub fn empty(_context: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn mark(skb: &Skb<'_>, ingress: Ingress) -> i32 {
-    let Some(scratch) = scratch() else { return NEXT };
-    match judge(skb, Hook::Ingress(ingress), Unreadable::Passes, scratch) {
-        Ok(_) => NEXT,
-        Err(action) => action,
-    }
+fn mark(skb: &Skb<'_>, hook: Hook) -> i32 {
+    read(skb, Unreadable::Passes, Mark(hook))
 }
 
 #[inline(always)]
 fn from_port(skb: &Skb<'_>, ingress: Ingress) -> i32 {
-    let Some(scratch) = scratch() else { return NEXT };
-    match judge(skb, Hook::Ingress(ingress), Unreadable::Drops, scratch) {
-        Ok((packet, _)) => {
-            route_not_switch(skb, packet);
-            NEXT
+    read(skb, Unreadable::Drops, MarkAndRoute(Hook::Ingress(ingress)))
+}
+
+/// Does what the law says.
+struct Mark(Hook);
+
+impl Act for Mark {
+    #[inline(always)]
+    fn act(self, skb: &Skb<'_>, packet: &Packet, flow: Option<&Flow>) -> i32 {
+        judge(skb, self.0, packet, flow);
+        NEXT
+    }
+}
+
+/// As [`Mark`], at what may be a bridge's port.
+struct MarkAndRoute(Hook);
+
+impl Act for MarkAndRoute {
+    #[inline(always)]
+    fn act(self, skb: &Skb<'_>, packet: &Packet, flow: Option<&Flow>) -> i32 {
+        judge(skb, self.0, packet, flow);
+        route_not_switch(skb, packet);
+        NEXT
+    }
+}
+
+/// Drops what must not come this way.
+struct Guard;
+
+impl Act for Guard {
+    #[inline(always)]
+    fn act(self, _skb: &Skb<'_>, packet: &Packet, _flow: Option<&Flow>) -> i32 {
+        if packet.protocol != TCP || pod(packet.destination).is_none() {
+            return NEXT;
         }
-        Err(action) => action,
+        count(Counter::Bypass as u32);
+        DROP
     }
 }
 

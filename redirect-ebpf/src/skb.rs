@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use redirect_common::names::Mark;
-use redirect_common::packet::Octets;
+use redirect_common::packet::{Octets, PLAIN_LEN, Plain};
 
 /// The packet that a program was called for.
 pub(crate) struct Skb<'a> {
@@ -39,6 +39,18 @@ impl<'a> Skb<'a> {
     #[inline(always)]
     pub(crate) fn is_local(&self) -> bool {
         self.raw().ingress_ifindex == 0
+    }
+
+    /// The packet as most are, read where the kernel has it; `None` where it has another shape, or is not linear so far.
+    #[inline(always)]
+    pub(crate) fn plain<const PROTOCOL: u8>(&self) -> Option<Plain<'_, PROTOCOL>> {
+        let (start, end) = (self.context.data(), self.context.data_end());
+        if start + PLAIN_LEN > end {
+            return None;
+        }
+        // SAFETY: so many bytes are there, as the verifier has seen too, and nothing is written before they are read.
+        let head = unsafe { &*(start as *const [u8; PLAIN_LEN]) };
+        Plain::new(head, self.size())
     }
 
     /// Addresses the frame to another station.

@@ -50,12 +50,12 @@ impl View for Node<'_> {
     #[inline(always)]
     fn is_node(&self, ip: IpAddr) -> bool {
         // SAFETY: the value is not read; whether there is one does not depend on concurrent writes to it.
-        unsafe { NODE.get(&Address::new(ip)) }.is_some()
+        v4(ip).is_some_and(|ip| unsafe { NODE.get(&ip) }.is_some())
     }
 
     #[inline(always)]
     fn is_proxy(&self, ip: IpAddr) -> bool {
-        self.config.proxy == Address::new(ip)
+        v4(ip) == Some(self.config.proxy)
     }
 
     #[inline(always)]
@@ -77,7 +77,15 @@ impl View for Node<'_> {
 #[inline(always)]
 pub(crate) fn pod(ip: IpAddr) -> Option<&'static Pod> {
     // SAFETY: each field is a word of its own, and an entry that is taken out meanwhile stays readable until the program ends.
-    unsafe { PODS.get(&Address::new(ip)) }
+    v4(ip).and_then(|ip| unsafe { PODS.get(&ip) })
+}
+
+#[inline(always)]
+fn v4(ip: IpAddr) -> Option<Address> {
+    match ip {
+        IpAddr::V4(ip) => Some(Address::new(ip)),
+        IpAddr::V6(_) => None,
+    }
 }
 
 #[inline(always)]

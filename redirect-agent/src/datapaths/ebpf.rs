@@ -51,23 +51,34 @@ fn is_judged(link: &Link) -> bool {
 pub(crate) fn maps(facts: &Facts, meshed: &BTreeSet<Ipv4Addr>, proxy: Option<&Proxy>, tunnel_port: u16) -> Maps {
     let index = |name: &str| facts.links.iter().find(|link| link.name == name).map_or(0, |link| link.index);
     let pod = |ip: &Ipv4Addr| {
-        let ip = IpAddr::V4(*ip);
-        (ip, Pod { device: facts.device_of(ip).map_or(0, |link| link.index), flags: 0 })
+        let device = facts.device_of(IpAddr::V4(*ip)).map_or(0, |link| link.index);
+        (*ip, Pod { device, flags: 0 })
     };
     let bridge = |port: &Link| {
         let bridge = facts.links.iter().find(|link| Some(link.index) == port.controller)?;
         let mac = bridge.mac.filter(|_| bridge.kind.as_deref() == Some("bridge"))?;
         Some((port.index, Port::new(mac)))
     };
+    let veths = facts.links.iter().filter(|link| link.kind.as_deref() == Some("veth"));
+    let ports: BTreeMap<_, _> = veths.filter_map(bridge).collect();
     Maps {
         pods: meshed.iter().map(pod).collect(),
-        node: facts.addresses.iter().copied().collect(),
-        ports: facts.links.iter().filter(|link| link.kind.as_deref() == Some("veth")).filter_map(bridge).collect(),
+        // Programs read IPv4 only; every veth that comes and goes has an address of IPv6's.
+        node: facts.addresses.iter().copied().filter_map(v4).collect(),
         config: Config {
-            proxy: proxy.map(|proxy| Address::new(proxy.ip)).unwrap_or_default(),
+            proxy: proxy.and_then(|proxy| v4(proxy.ip)).map(Address::new).unwrap_or_default(),
             proxy_device: proxy.map_or(0, |proxy| index(proxy.host.device())),
             tunnel_port: u32::from(tunnel_port),
+            bridged: u32::from(!ports.is_empty()),
         },
+        ports,
+    }
+}
+
+fn v4(ip: IpAddr) -> Option<Ipv4Addr> {
+    match ip {
+        IpAddr::V4(ip) => Some(ip),
+        IpAddr::V6(_) => None,
     }
 }
 

@@ -1,8 +1,8 @@
 //! The contents of the BPF maps that the agent fills: who is meshed, where, and what the node is. What the programs write
 //! (flows, counters) is theirs.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use anyhow::Context as _;
 use aya::Ebpf;
@@ -16,9 +16,9 @@ use super::ledger::Kind;
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Maps {
     /// Meshed pods by address.
-    pub(crate) pods: BTreeMap<IpAddr, Pod>,
+    pub(crate) pods: BTreeMap<Ipv4Addr, Pod>,
     /// Addresses of the node.
-    pub(crate) node: Vec<IpAddr>,
+    pub(crate) node: BTreeSet<Ipv4Addr>,
     /// Ports of bridges, by index.
     pub(crate) ports: BTreeMap<u32, Port>,
     pub(crate) config: Config,
@@ -38,7 +38,7 @@ pub(crate) fn converge(context: &mut Context<'_>, ebpf: &mut Ebpf, desired: &Map
 
 fn config(context: &mut Context<'_>, ebpf: &mut Ebpf, desired: Config) -> anyhow::Result<()> {
     let map = ebpf.map_mut(name::CONFIG).context("no map CONFIG")?;
-    let mut map: Array<&mut MapData, [u8; 24]> = Array::try_from(map)?;
+    let mut map: Array<&mut MapData, [u8; 16]> = Array::try_from(map)?;
     if map.get(&0, 0).context("read the map CONFIG")? != desired.bytes() {
         let outcome = map.set(0, desired.bytes(), 0).map_err(Into::into);
         context.ledger.book(Kind::Map, name::CONFIG, "written", outcome);

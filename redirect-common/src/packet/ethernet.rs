@@ -17,7 +17,7 @@ const CUSTOMER_TAG: u16 = 0x8100;
 /// IEEE 802.1ad.
 const PROVIDER_TAG: u16 = 0x88a8;
 
-#[inline]
+#[inline(always)]
 pub(super) fn parse<const V6: bool>(frame: &(impl Octets + ?Sized)) -> Result<Packet, Unparsed> {
     let mut offset = ETHERTYPE_AT;
     for _ in 0..=MAX_TAGS {

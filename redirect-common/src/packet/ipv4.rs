@@ -9,7 +9,7 @@ const HEADER_LEN: usize = 20;
 /// The fragment offset, without the flags before it.
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
-#[inline]
+#[inline(always)]
 pub(super) fn parse(octets: &(impl Octets + ?Sized), offset: usize) -> Result<Packet, Unparsed> {
     let header: [u8; HEADER_LEN] = octets.octets(offset).ok_or(Unparsed::Truncated)?;
     let [first, _, l0, l1, _, _, f0, f1, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = header;
@@ -47,7 +47,7 @@ pub(super) fn parse(octets: &(impl Octets + ?Sized), offset: usize) -> Result<Pa
 }
 
 /// What the ICMP message at `offset` is about: an error (RFC 792) carries the header of what caused it, and 8 bytes more.
-#[inline]
+#[inline(always)]
 fn about(octets: &(impl Octets + ?Sized), offset: usize, end: usize) -> Option<Ends> {
     /// Destination unreachable, source quench, redirect, time exceeded, parameter problem.
     const ERRORS: [u8; 5] = [3, 4, 5, 11, 12];
@@ -76,7 +76,7 @@ fn about(octets: &(impl Octets + ?Sized), offset: usize, end: usize) -> Option<E
 }
 
 /// Where the packet ends. Inside the kernel, TCP too long for the field has zero there (`iph_totlen`, "BIG TCP").
-#[inline]
+#[inline(always)]
 fn end(size: usize, offset: usize, total_len: usize, protocol: u8) -> usize {
     if total_len == 0 && protocol == TCP { size } else { offset + total_len }
 }

@@ -289,3 +289,29 @@ fn an_icmp_error_names_what_it_is_about() {
     assert_eq!(about(8, &inner), None, "an echo is about nothing");
     assert_eq!(about(3, &v6(TCP, &SEGMENT)), None);
 }
+
+/// What a plain frame says is what all others read of it, whole, cut and of every length field.
+#[test]
+fn a_plain_frame_is_read_alike_in_both_ways() {
+    fn agrees<const PROTOCOL: u8>(frame: &[u8]) -> bool {
+        let plain = frame.first_chunk().and_then(|head| Plain::<PROTOCOL>::new(head, frame.len()));
+        if let Some(plain) = plain {
+            assert_eq!(Packet::ipv4_from_ethernet(&plain), Packet::ipv4_from_ethernet(frame));
+        }
+        plain.is_some()
+    }
+    let mut plain = 0;
+    for (protocol, options) in [(TCP, 0), (UDP, 0), (ICMP, 0), (TCP, 4)] {
+        let whole = frame(&[0x0800], &v4(protocol, &std::vec![0; options], &[SEGMENT, SEGMENT].concat()));
+        for (at, len) in (0..PLAIN_LEN).zip((0..=whole.len()).cycle()).chain((0..PLAIN_LEN).map(|at| (at, whole.len())))
+        {
+            for byte in [0, 1, 0x14, 0x28, 0x3c, 0x45, 0xff] {
+                let mut bytes = whole.clone();
+                bytes[at] = byte;
+                bytes.truncate(len);
+                plain += usize::from(agrees::<TCP>(&bytes)) + usize::from(agrees::<UDP>(&bytes));
+            }
+        }
+    }
+    assert!(plain > 500, "only {plain} were plain");
+}

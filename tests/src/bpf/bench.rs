@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use redirect_common::flow::{Flow, Remembered};
 use redirect_common::maps::{Counter, counter_name, name};
 use redirect_common::names::TUNNEL_PORT;
-use redirect_common::packet::{Packet, TCP};
+use redirect_common::packet::{Packet, TCP, UDP};
 use redirect_common::policy::{Memory, Row};
 use serde::Serialize;
 
@@ -33,7 +33,7 @@ struct Case {
     counter: Option<u32>,
 }
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 8] = [
     Case { name: "empty", program: Program::Empty, frame: from_meshed, memory: None, counter: None },
     // Begun and given up at once: what is not IPv4.
     Case { name: "arp", program: Program::FromPod, frame: arp, memory: None, counter: Some(Counter::Other as u32) },
@@ -70,6 +70,13 @@ const CASES: [Case; 7] = [
         name: "ztunnel",
         program: Program::FromProxy,
         frame: from_meshed,
+        memory: Some(Memory::ConnSkip),
+        counter: Some(Counter::of(Row::KnownSkip)),
+    },
+    Case {
+        name: "udp",
+        program: Program::FromPod,
+        frame: datagram,
         memory: Some(Memory::ConnSkip),
         counter: Some(Counter::of(Row::KnownSkip)),
     },
@@ -143,7 +150,7 @@ impl Stand {
         if let Some(memory) = case.memory {
             let packet = Packet::ipv4_from_ethernet(frame.as_slice())?;
             let flow = Flow::of(&packet).context("the packet is part of no connection")?;
-            let mut flows = object.hash(name::FLOWS)?;
+            let mut flows = object.hash(if flow.is_tcp() { name::FLOWS } else { name::DATAGRAMS })?;
             flows.insert(Record(flow), Record(Remembered::new(memory)), 0).context("remember a connection")?;
         }
         let stand = Self { case, pods, object, frame, times: Vec::new() };
@@ -181,11 +188,15 @@ impl Stand {
 }
 
 fn from_meshed() -> Vec<u8> {
-    frame(MESHED)
+    frame(MESHED, TCP)
 }
 
 fn from_unmeshed() -> Vec<u8> {
-    frame(UNMESHED)
+    frame(UNMESHED, TCP)
+}
+
+fn datagram() -> Vec<u8> {
+    frame(MESHED, UDP)
 }
 
 fn arp() -> Vec<u8> {
@@ -195,8 +206,8 @@ fn arp() -> Vec<u8> {
 }
 
 /// Data in the middle of a connection: for a first segment nothing would be looked up.
-fn frame(source: Ipv4Addr) -> Vec<u8> {
-    let flow = corpus::Flow { protocol: TCP, client: (source.into(), 40000), server: (OUTSIDE.into(), 80) };
+fn frame(source: Ipv4Addr, protocol: u8) -> Vec<u8> {
+    let flow = corpus::Flow { protocol, client: (source.into(), 40000), server: (OUTSIDE.into(), 80) };
     let step = Step::new("data", Place::Pod, flow.data(), Ok(Row::Rest));
     step.packets(1).iter().map(|packet| step.frame(MAC, MAC, packet)).next().unwrap_or_default()
 }

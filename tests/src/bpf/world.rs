@@ -66,12 +66,12 @@ impl World {
     pub fn tell(&self, object: &mut Object) -> Result<()> {
         object.clear::<Record<Address>, Record<Pod>>(name::PODS)?;
         let mut pods = object.hash(name::PODS)?;
-        for (&ip, &pod) in &self.pods {
+        for (ip, &pod) in self.pods.iter().filter_map(|(ip, pod)| Some((v4(*ip)?, pod))) {
             pods.insert(Record(Address::new(ip)), Record(pod), 0).context("add a pod")?;
         }
         object.clear::<Record<Address>, u32>(name::NODE)?;
         let mut node = object.hash(name::NODE)?;
-        for &ip in &self.node {
+        for ip in self.node.iter().copied().filter_map(v4) {
             node.insert(Record(Address::new(ip)), 1, 0).context("add an address of the node")?;
         }
         object.clear::<u32, Record<Port>>(name::PORTS)?;
@@ -80,12 +80,21 @@ impl World {
             ports.insert(TEST_DEVICE, Record(Port { bridge, zero: [0; 2] }), 0).context("add a bridge's port")?;
         }
         let config = Config {
-            proxy: Address::new(self.proxy),
+            proxy: v4(self.proxy).map(Address::new).unwrap_or_default(),
             proxy_device: self.proxy_device,
             tunnel_port: self.tunnel_port.into(),
+            bridged: self.bridge.is_some().into(),
         };
         object.array(name::CONFIG)?.set(0, Record(config), 0).context("configure")?;
         forget(object)
+    }
+}
+
+/// The programs' maps are about IPv4 only.
+fn v4(ip: IpAddr) -> Option<Ipv4Addr> {
+    match ip {
+        IpAddr::V4(ip) => Some(ip),
+        IpAddr::V6(_) => None,
     }
 }
 

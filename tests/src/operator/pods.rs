@@ -2,9 +2,10 @@
 //! ebpf mode.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
+use redirect_common::maps::{LAYOUT, name};
 use serde::Deserialize;
 
 use super::{Check, Facts, exactly, in_force, missing};
@@ -14,8 +15,6 @@ use crate::mode::Mode;
 
 /// The set of iptables mode.
 const SET: &str = "ztunnel-pods-ips";
-/// The map of ebpf mode, below the agent's pins.
-const MAP: &str = "v1/maps/PODS";
 
 /// What to look at.
 pub(super) fn checks(lab: &Lab, mode: Mode) -> Vec<(String, Check)> {
@@ -44,7 +43,7 @@ pub fn meshed(lab: &Lab) -> Result<BTreeSet<Ipv4Addr>> {
 }
 
 fn dump(lab: &Lab) -> String {
-    format!("bpftool -j map dump pinned {}/{MAP}", lab.bpf_dir().display())
+    format!("bpftool -j map dump pinned {}/v{LAYOUT}/maps/{}", lab.bpf_dir().display(), name::PODS)
 }
 
 fn set(facts: &Facts, text: &str) -> Vec<String> {
@@ -103,7 +102,7 @@ struct Entry {
     key: Vec<String>,
 }
 
-/// The keys of a dump of the map: IPv4 addresses mapped into IPv6, byte by byte.
+/// The keys of a dump of the map: IPv4 addresses, byte by byte.
 fn addresses(dump: &str) -> Result<BTreeSet<Ipv4Addr>> {
     let entries: Vec<Entry> = serde_json::from_str(dump).with_context(|| format!("bpftool says {dump:?}"))?;
     entries.iter().map(address).collect()
@@ -112,11 +111,8 @@ fn addresses(dump: &str) -> Result<BTreeSet<Ipv4Addr>> {
 fn address(entry: &Entry) -> Result<Ipv4Addr> {
     let bytes = entry.key.iter().map(|byte| u8::from_str_radix(byte.trim_start_matches("0x"), 16));
     let bytes: Vec<u8> = bytes.collect::<Result<_, _>>().with_context(|| format!("not bytes: {:?}", entry.key))?;
-    let bytes: [u8; 16] = bytes.as_slice().try_into().with_context(|| format!("{} bytes of key", bytes.len()))?;
-    match IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical() {
-        IpAddr::V4(ip) => Ok(ip),
-        IpAddr::V6(ip) => Err(anyhow::anyhow!("{ip} is not IPv4")),
-    }
+    let bytes: [u8; 4] = bytes.as_slice().try_into().with_context(|| format!("{} bytes of key", bytes.len()))?;
+    Ok(bytes.into())
 }
 
 #[cfg(test)]
@@ -138,11 +134,8 @@ mod tests {
 
     #[test]
     fn keys_of_the_map_are_exactly_the_meshed_pods() {
-        let zero = "\"0x00\",".repeat(10);
-        let dump = format!(
-            "[{{\"key\":[{zero}\"0xff\",\"0xff\",\"0x0a\",\"0xf4\",\"0x01\",\"0x05\"],\"value\":[\"0x01\",\"0x00\"]}}]"
-        );
-        assert_eq!(map(&facts(Mode::Ebpf), &dump), Vec::<String>::new());
+        let dump = r#"[{"key":["0x0a","0xf4","0x01","0x05"],"value":["0x01","0x00"]}]"#;
+        assert_eq!(map(&facts(Mode::Ebpf), dump), Vec::<String>::new());
         assert_eq!(map(&facts(Mode::Ebpf), "[]"), ["missing: \"10.244.1.5\""]);
         assert_eq!(map(&facts(Mode::Ebpf), "Error: no such file").len(), 1);
     }
