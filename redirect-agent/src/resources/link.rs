@@ -32,6 +32,9 @@ enum Change {
     /// The kernel can change remote, MAC and state of a standing link.
     Adjust {
         index: u32,
+        /// The MAC is among what differs. Writing it drops the link's neighbour entries, permanent ones too, even when it
+        /// stays the same (`dev_set_mac_address`, net/core/dev.c; `arp_netdev_event`, net/ipv4/arp.c).
+        mac: bool,
         to: Geneve,
     },
     /// The port cannot be changed (`geneve_nl2info`, drivers/net/geneve.c).
@@ -87,15 +90,16 @@ fn difference(want: &Geneve, link: &Link) -> Option<Change> {
     if geneve.port != want.port || geneve.remote.is_none_or(|remote| remote.is_ipv4() != want.remote.is_ipv4()) {
         return Some(Change::Recreate { index: link.index, to: want.clone() });
     }
-    let same = geneve.remote == Some(want.remote) && link.mac == Some(want.mac) && link.up;
-    (!same).then(|| Change::Adjust { index: link.index, to: want.clone() })
+    let mac = link.mac != Some(want.mac);
+    let same = geneve.remote == Some(want.remote) && !mac && link.up;
+    (!same).then(|| Change::Adjust { index: link.index, mac, to: want.clone() })
 }
 
 fn apply(context: &mut Context<'_>, change: &Change) {
     let netlink = context.netns.netlink();
     let (name, what, outcome) = match change {
         Change::Create(to) => (&to.name, "created", create(netlink, to)),
-        Change::Adjust { index, to } => (&to.name, "changed in place", adjust(netlink, *index, to)),
+        Change::Adjust { index, mac, to } => (&to.name, "changed in place", adjust(netlink, *index, *mac, to)),
         Change::Recreate { index, to } => {
             (&to.name, "made anew for another port", delete(netlink, *index).and_then(|()| create(netlink, to)))
         }
@@ -121,14 +125,17 @@ fn create(netlink: &mut Netlink, link: &Geneve) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The port must not be named here, even unchanged (`geneve_nl2info`). The kernel takes GENEVE attributes and the others in separate requests: a changelink with an address would have to be
-/// undone by hand if its second half failed.
-fn adjust(netlink: &mut Netlink, index: u32, link: &Geneve) -> anyhow::Result<()> {
+/// The port must not be named here, even unchanged (`geneve_nl2info`). The kernel takes GENEVE attributes and the others in
+/// separate requests: a changelink with an address would have to be undone by hand if its second half failed.
+fn adjust(netlink: &mut Netlink, index: u32, mac: bool, link: &Geneve) -> anyhow::Result<()> {
     let builder = LinkMessageBuilder::<LinkGeneve>::new(&link.name).id(link.vni).index(index);
     let message = with_remote(builder, link.remote).build();
     netlink.request(RouteNetlinkMessage::NewLink(message), 0).context("set the remote")?;
-    let message = LinkUnspec::new_with_index(index).address(link.mac.to_vec()).up().build();
-    netlink.request(RouteNetlinkMessage::SetLink(message), 0).context("set address and state")?;
+    let mut rest = LinkUnspec::new_with_index(index).up();
+    if mac {
+        rest = rest.address(link.mac.to_vec());
+    }
+    netlink.request(RouteNetlinkMessage::SetLink(rest.build()), 0).context("set address and state")?;
     Ok(())
 }
 
@@ -187,7 +194,15 @@ mod tests {
     #[test]
     fn another_proxy_is_a_change_in_place() {
         let to = Geneve { remote: "10.244.2.9".parse().unwrap(), ..want() };
-        assert_eq!(diff(std::slice::from_ref(&to), OWNED, &[link()]), [Change::Adjust { index: 7, to }]);
+        assert_eq!(diff(std::slice::from_ref(&to), OWNED, &[link()]), [Change::Adjust { index: 7, mac: false, to }]);
+    }
+
+    #[test]
+    fn the_mac_is_written_only_where_it_differs() {
+        let down = Link { up: false, ..link() };
+        assert_eq!(diff(&[want()], OWNED, &[down]), [Change::Adjust { index: 7, mac: false, to: want() }]);
+        let other = Link { mac: Some([2, 0, 0, 0, 0, 9]), ..link() };
+        assert_eq!(diff(&[want()], OWNED, &[other]), [Change::Adjust { index: 7, mac: true, to: want() }]);
     }
 
     #[test]
