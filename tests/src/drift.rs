@@ -51,8 +51,8 @@ impl Removal {
 #[must_use]
 pub fn sections(backend: Backend) -> Vec<Section> {
     let rules = Section::Command(backend.save());
-    let mut all = vec![Section::LINKS, Section::ADDRESSES, Section::ROUTES, Section::RULES, Section::Sysctls];
-    all.extend([Section::SETS, rules, Section::BRIDGE, Section::GUARD, Section::Programs]);
+    let mut all = vec![Section::LINKS, Section::ADDRESSES, Section::NEIGHBOURS, Section::ROUTES, Section::RULES];
+    all.extend([Section::Sysctls, Section::SETS, rules, Section::BRIDGE, Section::GUARD, Section::Programs]);
     all
 }
 
@@ -66,6 +66,7 @@ pub fn removals(before: &Snapshot, after: &Snapshot, backend: Backend) -> Vec<Re
     let mut all: Vec<Removal> = Vec::new();
     all.extend(new(Section::LINKS).filter_map(link));
     all.extend(new(Section::ADDRESSES).filter_map(address));
+    all.extend(new(Section::NEIGHBOURS).filter_map(neighbour).flatten());
     all.extend(new(Section::ROUTES).filter_map(route));
     all.extend(new(Section::RULES).filter_map(rule));
     all.extend(sysctls(before.section(Section::Sysctls), after.section(Section::Sysctls)));
@@ -91,6 +92,19 @@ fn address(line: &str) -> Option<Removal> {
         &format!("address {address} on {device}"),
         format!("ip addr del {address} dev {device}"),
     ))
+}
+
+/// Taken away, turned into another's, and made one that ARP may forget.
+fn neighbour(line: &str) -> Option<[Removal; 3]> {
+    let [ip, "dev", device, "lladdr", mac, "PERMANENT"] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+        return None;
+    };
+    let ways = [
+        format!("ip neigh del {ip} dev {device}"),
+        format!("ip neigh replace {ip} dev {device} lladdr 02:00:00:00:00:01 nud permanent"),
+        format!("ip neigh replace {ip} dev {device} lladdr {mac} nud reachable"),
+    ];
+    Some(ways.map(|command| Removal::by(Section::NEIGHBOURS, &command, command.clone())))
 }
 
 /// Routes that the kernel makes for an address come and go with the address.
@@ -235,6 +249,10 @@ mod tests {
         assert_eq!(command(link("istioin: <UP> mtu 1450")).as_deref(), Some("ip link del istioin"));
         let line = "istioin inet 192.168.126.1/30 scope global istioin";
         assert_eq!(command(address(line)).as_deref(), Some("ip addr del 192.168.126.1/30 dev istioin"));
+        let neighbours = neighbour("192.168.126.2 dev istioin lladdr 02:72:64:72:01:02 PERMANENT");
+        let commands: Vec<_> = neighbours.into_iter().flatten().map(|removal| command(Some(removal))).collect();
+        assert_eq!(commands[0].as_deref(), Some("ip neigh del 192.168.126.2 dev istioin"));
+        assert_eq!(commands.len(), 3);
         assert_eq!(command(route("192.168.126.0/30 dev istioin proto kernel scope link")), None);
         assert_eq!(
             command(rule("100: from all fwmark 0x200/0x200 goto 32766")).as_deref(),

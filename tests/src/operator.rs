@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum as _;
-use redirect_common::names::{self, ISTIOIN, ISTIOOUT, TUNNEL_PORT, TUNNEL_PREFIX};
+use redirect_common::names::{self, ISTIOIN, ISTIOOUT, TUNNEL_PORT, TUNNEL_PREFIX, TUNNELS};
 
 use crate::cni::Topology;
 use crate::command::Cmd;
@@ -66,6 +66,7 @@ pub fn look(lab: &Lab, facts: &Facts) -> Result<Vec<View>> {
     let mut checks: Vec<(String, Check)> = vec![
         ("ip -d addr show istioin".to_owned(), |facts, text| tunnel(facts, text, &ISTIOIN)),
         ("ip -d addr show istioout".to_owned(), |facts, text| tunnel(facts, text, &ISTIOOUT)),
+        ("ip -4 neigh show nud permanent".to_owned(), neighbours),
         ("ip rule list".to_owned(), rules),
         ("ip route show table 100".to_owned(), |facts, text| exactly(text, &table_inbound(facts))),
         ("ip route show table 101".to_owned(), |facts, text| exactly(text, &table_outbound(facts))),
@@ -91,6 +92,17 @@ fn tunnel(facts: &Facts, text: &str, tunnel: &names::Tunnel) -> Vec<String> {
         format!("inet {}/{TUNNEL_PREFIX}", tunnel.node_addr),
     ];
     expected.into_iter().filter(|part| !words.contains(&format!("{part} "))).map(|part| missing(&part)).collect()
+}
+
+/// Others may have entries on other devices.
+fn neighbours(_facts: &Facts, text: &str) -> Vec<String> {
+    let ours = |line: &&str| TUNNELS.iter().any(|tunnel| line.contains(&format!(" dev {} ", tunnel.node_link)));
+    let entry = |tunnel: &names::Tunnel| {
+        let mac = tunnel.proxy_mac.map(|byte| format!("{byte:02x}")).join(":");
+        format!("{} dev {} lladdr {mac} PERMANENT", tunnel.proxy_addr, tunnel.node_link)
+    };
+    let expected: Vec<_> = TUNNELS.iter().map(entry).collect();
+    exactly(&text.lines().filter(ours).collect::<Vec<_>>().join("\n"), &expected)
 }
 
 fn rules(_facts: &Facts, text: &str) -> Vec<String> {
@@ -168,6 +180,16 @@ mod tests {
         assert_eq!(rules(&facts(), good), Vec::<String>::new());
         let unmasked = good.replace("0x100/0x100", "0x100");
         assert_eq!(rules(&facts(), &unmasked).len(), 2, "one missing, one not expected");
+    }
+
+    #[test]
+    fn both_tunnels_neighbours_are_checked_and_no_others() {
+        let good = "172.18.0.1 dev eth0 lladdr 02:00:00:00:00:01 PERMANENT\n\
+                    192.168.126.2 dev istioin lladdr 02:72:64:72:01:02 PERMANENT\n\
+                    192.168.127.2 dev istioout lladdr 02:72:64:72:02:02 PERMANENT\n";
+        assert_eq!(neighbours(&facts(), good), Vec::<String>::new());
+        assert_eq!(neighbours(&facts(), &good.replace("01:02", "01:03")).len(), 2, "one missing, one not expected");
+        assert_eq!(neighbours(&facts(), "").len(), 2);
     }
 
     #[test]

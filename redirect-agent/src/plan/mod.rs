@@ -20,6 +20,7 @@ use crate::resources::chain::Chain;
 use crate::resources::guard::{Guard, GuardedBridge, Guards};
 use crate::resources::link::Geneve;
 use crate::resources::map::Maps;
+use crate::resources::neighbour::Neighbour;
 use crate::resources::route::{Route, RouteKind};
 use crate::resources::rule::{Action, Rule};
 use crate::resources::sysctl::Setting;
@@ -31,6 +32,7 @@ mod settings;
 pub(crate) struct Plan {
     pub(crate) links: Vec<Geneve>,
     pub(crate) addresses: Vec<Address>,
+    pub(crate) neighbours: Vec<Neighbour>,
     pub(crate) sysctls: BTreeMap<Setting, String>,
     pub(crate) routes: BTreeSet<Route>,
     pub(crate) rules: Vec<Rule>,
@@ -135,6 +137,7 @@ pub(crate) fn node(inputs: &Inputs<'_>) -> Plan {
             let (name, mac) = (tunnel.node_link.to_owned(), tunnel.node_mac);
             plan.links.push(Geneve { name, vni: tunnel.vni.get(), remote, port: inputs.tunnel_port, mac });
             plan.addresses.push(address(tunnel.node_link, tunnel.node_addr));
+            plan.neighbours.push(neighbour(tunnel.node_link, tunnel.proxy_addr, tunnel.proxy_mac));
         }
         plan.routes = node_routes(inputs, &ends);
     }
@@ -151,9 +154,11 @@ pub(crate) fn proxy(inputs: &Inputs<'_>) -> Plan {
         port: inputs.tunnel_port,
         mac: tunnel.proxy_mac,
     };
+    let peer = |tunnel: &names::Tunnel| neighbour(tunnel.proxy_link, tunnel.node_addr, tunnel.node_mac);
     Plan {
         links: TUNNELS.iter().map(link).collect(),
         addresses: TUNNELS.iter().map(|tunnel| address(tunnel.proxy_link, tunnel.proxy_addr)).collect(),
+        neighbours: TUNNELS.iter().map(peer).collect(),
         sysctls: settings::proxy(inputs, &ends.proxy.interface),
         routes: proxy_routes(&ends),
         rules: PROXY_RULES.to_vec(),
@@ -164,6 +169,10 @@ pub(crate) fn proxy(inputs: &Inputs<'_>) -> Plan {
 
 fn address(link: &str, ip: Ipv4Addr) -> Address {
     Address { link: link.to_owned(), ip: IpAddr::V4(ip), prefix: TUNNEL_PREFIX }
+}
+
+fn neighbour(link: &str, ip: Ipv4Addr, mac: [u8; 6]) -> Neighbour {
+    Neighbour { link: link.to_owned(), ip, mac }
 }
 
 fn node_routes(inputs: &Inputs<'_>, ends: &Ends<'_>) -> BTreeSet<Route> {

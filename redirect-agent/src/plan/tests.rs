@@ -38,6 +38,10 @@ fn texts(plan: &Plan) -> Vec<String> {
     plan.routes.iter().map(ToString::to_string).collect()
 }
 
+fn neighbours(plan: &Plan) -> Vec<String> {
+    plan.neighbours.iter().map(ToString::to_string).collect()
+}
+
 #[test]
 fn the_node_reads_as_designed() {
     let (facts, meshed, proxy) = (facts(), BTreeSet::from(["10.244.1.5".parse().unwrap()]), ztunnel());
@@ -64,6 +68,10 @@ fn the_node_reads_as_designed() {
         ]
     );
     assert_eq!(plan.links.len(), 2);
+    assert_eq!(
+        neighbours(&plan),
+        ["192.168.126.2 dev istioin lladdr 02:72:64:72:01:02", "192.168.127.2 dev istioout lladdr 02:72:64:72:02:02"]
+    );
     assert_eq!(plan.set, Some(meshed));
     assert_eq!(plan.guards, Guards { bridge: None, destination: true });
 }
@@ -83,13 +91,30 @@ fn ztunnels_namespace_reads_as_designed() {
         ]
     );
     assert_eq!(plan.rules[1].to_string(), "20003: from all fwmark 0x4d3/0xfff lookup 100");
+    assert_eq!(
+        neighbours(&plan),
+        ["192.168.126.1 dev pistioin lladdr 02:72:64:72:01:01", "192.168.127.1 dev pistioout lladdr 02:72:64:72:02:01"]
+    );
+}
+
+#[test]
+fn each_end_knows_the_mac_that_the_other_has() {
+    let (facts, meshed, ztunnel) = (facts(), BTreeSet::new(), ztunnel());
+    for modes in [&[Mode::Iptables][..], &[Mode::Ebpf], &[Mode::Iptables, Mode::Ebpf]] {
+        let inputs = Inputs { modes, ..inputs(&facts, &meshed, Some(&ztunnel)) };
+        let (node, proxy) = (node(&inputs), proxy(&inputs));
+        for (here, there) in [(&node, &proxy), (&proxy, &node)] {
+            let macs = |plan: &Plan| plan.links.iter().map(|link| link.mac).collect::<Vec<_>>();
+            assert_eq!(here.neighbours.iter().map(|neighbour| neighbour.mac).collect::<Vec<_>>(), macs(there));
+        }
+    }
 }
 
 #[test]
 fn without_a_proxy_pods_are_marked_and_blocked_not_bypassed() {
     let (facts, meshed) = (facts(), BTreeSet::from(["10.244.1.5".parse().unwrap()]));
     let plan = node(&inputs(&facts, &meshed, None));
-    assert!(plan.links.is_empty() && plan.routes.is_empty());
+    assert!(plan.links.is_empty() && plan.neighbours.is_empty() && plan.routes.is_empty());
     assert_eq!(plan.set, Some(meshed.clone()));
     assert!(plan.chains.iter().any(|chain| chain.table == "filter" && !chain.rules.is_empty()));
     assert_eq!(proxy(&inputs(&facts, &meshed, None)), Plan::default());

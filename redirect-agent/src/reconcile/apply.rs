@@ -16,7 +16,7 @@ use crate::record::Record;
 use crate::resources::chain::backend::Backend;
 use crate::resources::ledger::{Kind, Ledger, Problem};
 use crate::resources::program::{Attach, AttachKind};
-use crate::resources::{Context, address, chain, guard, link, map, program, route, rule, set, sysctl};
+use crate::resources::{Context, address, chain, guard, link, map, neighbour, program, route, rule, set, sysctl};
 
 /// Which of the two namespaces is worked on: what may be ours differs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,9 +30,10 @@ pub(crate) enum Place {
 const PASSES: usize = 4;
 
 /// In this order things come to stand; in the reverse they go.
-const ORDER: [Kind; 10] = [
+const ORDER: [Kind; 11] = [
     Kind::Link,
     Kind::Address,
+    Kind::Neighbour,
     Kind::Sysctl,
     Kind::Route,
     Kind::Set,
@@ -81,7 +82,7 @@ pub(crate) fn settle(netns: &mut Netns, record: &mut Record, ledger: &mut Ledger
         pass(&mut Context::new(netns, record, ledger), task, &kinds);
         let wrote = |kind| ledger.writes.of(kind) > writes.of(kind);
         kinds.retain(|kind| {
-            let on_links = matches!(kind, Kind::Address | Kind::Sysctl | Kind::Route | Kind::Program);
+            let on_links = matches!(kind, Kind::Address | Kind::Neighbour | Kind::Sysctl | Kind::Route | Kind::Program);
             wrote(*kind) || on_links && wrote(Kind::Link)
         });
         if kinds.is_empty() || ledger.problems.len() > problems {
@@ -129,6 +130,7 @@ fn converge(context: &mut Context<'_>, task: Task<'_>, kind: Kind) -> anyhow::Re
     match kind {
         Kind::Link => link::converge(context, &plan.links, &owned_links(place)),
         Kind::Address => address::converge(context, &plan.addresses),
+        Kind::Neighbour => neighbour::converge(context, &plan.neighbours),
         Kind::Sysctl => sysctl::converge(context, &plan.sysctls),
         Kind::Route => route::converge(context, &plan.routes),
         Kind::Rule => rule::converge(context, &plan.rules, owned_rules(place)),

@@ -10,7 +10,9 @@ use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, TokioSocket};
 use super::doorbell::{Cause, Doorbell};
 use crate::kernel::netns::Netns;
 
-/// rtnetlink groups (`include/uapi/linux/rtnetlink.h`): link, IPv4 address, route, rule, interface settings.
+/// rtnetlink groups (`include/uapi/linux/rtnetlink.h`): link, IPv4 address, route, rule, interface settings. Neighbours (3) are
+/// left to the timer: the kernel tells of every step of ARP on every device, so a busy node would never be quiet, and a
+/// filter would have to read events. Until the timer looks, ARP answers for an entry of ours that is gone.
 const ROUTE_GROUPS: [u32; 5] = [1, 5, 7, 8, 24];
 /// nfnetlink groups (`include/uapi/linux/netfilter/nfnetlink_compat.h`): nftables. Legacy iptables and ipset say nothing.
 const NETFILTER_GROUPS: [u32; 1] = [7];

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Kind {
     Link,
     Address,
+    Neighbour,
     Sysctl,
     Route,
     Rule,
@@ -24,9 +25,10 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind, in the order in which `status` lists them.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Link,
         Self::Address,
+        Self::Neighbour,
         Self::Sysctl,
         Self::Route,
         Self::Rule,
@@ -43,6 +45,7 @@ impl Kind {
         match self {
             Self::Link => "link",
             Self::Address => "address",
+            Self::Neighbour => "neighbour",
             Self::Sysctl => "sysctl",
             Self::Route => "route",
             Self::Rule => "rule",

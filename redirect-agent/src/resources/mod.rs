@@ -9,6 +9,7 @@ pub(crate) mod guard;
 pub(crate) mod ledger;
 pub(crate) mod link;
 pub(crate) mod map;
+pub(crate) mod neighbour;
 pub(crate) mod program;
 pub(crate) mod route;
 pub(crate) mod rule;

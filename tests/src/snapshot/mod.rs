@@ -16,9 +16,10 @@ use crate::{process, programs};
 use text::{shape, stable};
 
 /// Commands whose output makes the text, without counters.
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "ip -d -o link show",
     "ip -o addr show",
+    Section::NEIGHBOURS.name(),
     "ip -4 route show table all",
     "ip -6 route show table all",
     "ip -4 rule show",
@@ -114,6 +115,8 @@ impl Section {
     pub const LINKS: Self = Self::Command("ip -d -o link show");
     /// IPv4 addresses.
     pub const ADDRESSES: Self = Self::Command("ip -4 -o addr show");
+    /// IPv4 neighbours that somebody wrote. What ARP learns comes and goes by itself.
+    pub const NEIGHBOURS: Self = Self::Command("ip -4 neigh show nud permanent");
     /// IPv4 routes of all tables.
     pub const ROUTES: Self = Self::Command("ip -4 route show table all");
     /// IPv4 policy rules.

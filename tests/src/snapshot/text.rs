@@ -3,7 +3,7 @@
 /// Without comments (they hold dates) and counters, and sorted where the kernel's order is by hash.
 pub(super) fn stable(command: &str, text: &str) -> String {
     let mut lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).map(without_counters).collect();
-    if command.starts_with("ipset") {
+    if command.starts_with("ipset") || command.contains(" neigh ") {
         lines.sort();
     }
     if command == "iptables-legacy-save" {
