@@ -48,7 +48,7 @@ pub(crate) struct StateDir {
 #[derive(Args, Debug)]
 pub(crate) struct Run {
     /// How packets are marked.
-    #[arg(long, value_enum, default_value_t = Mode::Iptables)]
+    #[arg(long, value_enum, default_value_t = Mode::Ebpf)]
     pub(crate) mode: Mode,
     /// In ebpf mode: how the programs are attached.
     #[arg(long, value_enum, default_value_t = TcAttach::Auto)]

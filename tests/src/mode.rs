@@ -33,9 +33,9 @@ pub enum Attach {
 }
 
 impl Mode {
-    /// What the environment asks for; iptables if it does not say.
+    /// What the environment asks for; ebpf if it does not say.
     pub fn from_environment() -> Result<Self> {
-        Ok(from_environment(MODE_VARIABLE)?.unwrap_or(Self::Iptables))
+        Ok(from_environment(MODE_VARIABLE)?.unwrap_or(Self::Ebpf))
     }
 }
 

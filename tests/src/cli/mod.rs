@@ -156,7 +156,7 @@ struct NodeArgs {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=2))]
     rp_filter: u8,
     /// How the agent marks packets
-    #[arg(long, value_enum, default_value_t = Mode::Iptables, env = MODE_VARIABLE)]
+    #[arg(long, value_enum, default_value_t = Mode::Ebpf, env = MODE_VARIABLE)]
     mode: Mode,
     /// How the agent attaches programs in ebpf mode [default: its own choice]
     #[arg(long, value_enum, env = ATTACH_VARIABLE)]

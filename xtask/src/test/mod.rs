@@ -19,7 +19,7 @@ use self::suites::{Breadth, Program, Suite, suites};
 use self::totals::Totals;
 use crate::kernels::{DEFAULT, MATRIX, Series};
 use crate::workspace::Workspace;
-use crate::{programs, progress, setup};
+use crate::{programs, progress, setup, verifier};
 
 /// What is asked for.
 #[derive(Args)]
@@ -46,7 +46,7 @@ impl Arguments {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Everything, nothing twice
+    /// Everything, nothing twice, and the matrix without what only repeats it (see vm)
     All,
     /// Formatting, lints, licences, and the tests inside the crates
     Unit,
@@ -90,17 +90,18 @@ fn lab(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
 
 fn vm(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
     let built = programs::build(workspace)?;
-    matrix::run(workspace, &built, &jobs(&chosen(workspace, arguments)?, arguments))
+    matrix::run(workspace, &built, &jobs(&chosen(workspace, arguments)?, arguments, Breadth::Matrix))
 }
 
-/// On the host only what the matrix does not show: that the host's kernel can do it too.
+/// What the verifier says, and on the host only what the matrix does not show: that the host's kernel can do it too.
 fn all(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
     let mut totals = unit::run(workspace)?;
     let built = programs::build(workspace)?;
+    totals += Totals::one(verifier::holds(workspace, &built)?);
     let tests = chosen(workspace, arguments)?;
     let anywhere = tests.iter().filter(|program| !program.needs_node());
     totals += host::run(&built, &arguments.suites(anywhere, Breadth::Usual))?;
-    totals += matrix::run(workspace, &built, &jobs(&tests, arguments))?;
+    totals += matrix::run(workspace, &built, &jobs(&tests, arguments, Breadth::Share))?;
     Ok(totals)
 }
 
@@ -109,8 +110,8 @@ fn chosen(workspace: &Workspace, arguments: &Arguments) -> Result<Vec<Program>> 
 }
 
 /// What each kernel of the matrix is to run. A kernel does the same whether or not the others are asked for too.
-fn jobs(tests: &[Program], arguments: &Arguments) -> Vec<Job> {
+fn jobs(tests: &[Program], arguments: &Arguments, breadth: fn(usize) -> Breadth) -> Vec<Job> {
     let wanted = |series: &Series| arguments.kernel.is_empty() || arguments.kernel.contains(series);
     let kernels = MATRIX.into_iter().enumerate().filter(|(_, series)| wanted(series));
-    kernels.map(|(place, series)| Job { series, suites: arguments.suites(tests, Breadth::Matrix(place)) }).collect()
+    kernels.map(|(place, series)| Job { series, suites: arguments.suites(tests, breadth(place)) }).collect()
 }

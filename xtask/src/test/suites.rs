@@ -36,8 +36,6 @@ const EVERY: [Setting; 4] = [NFT_PTP, LEGACY_BRIDGE, NFT_BRIDGE, LEGACY_PTP];
 
 const IPTABLES: &str = "iptables";
 const EBPF: &str = "ebpf";
-/// Modes that are run when none is asked for.
-const MODES: &[&str] = &[IPTABLES];
 /// The first place in the matrix with a kernel that has TCX (6.6 and later).
 const TCX_SINCE: usize = 2;
 
@@ -45,6 +43,8 @@ const TCX_SINCE: usize = 2;
 const EBPF_ONLY: [&str; 4] = ["node_fallback", "node_modes", "node_neighbours", "node_survives"];
 /// Those of them that end in iptables mode, however programs would be attached.
 const NEVER_ATTACHED: [&str; 1] = ["node_fallback"];
+/// What is done with programs attached in both ways wherever the kernel has both.
+const ATTACHING: [&str; 4] = ["node_modes", "node_neighbours", "node_survives", "node_table"];
 
 /// A test program, before it is known how often it is run.
 #[derive(Clone, Debug)]
@@ -59,8 +59,11 @@ pub(super) enum Breadth {
     /// As on most nodes.
     Usual,
     /// As the kernel of the matrix at this place. Every kernel makes all connections in all settings; what costs minutes is
-    /// done in one setting each, and in all of them over the matrix.
+    /// done with one backend and topology each, and with all of them over the matrix.
     Matrix(usize),
+    /// As [`Self::Matrix`]; what is not about attaching is done with programs attached in one way on each kernel, and in both
+    /// over the matrix.
+    Share(usize),
 }
 
 impl Program {
@@ -78,7 +81,7 @@ impl Program {
         if !self.needs_node() {
             return if self.name.starts_with("netns_") { vec![NFT_PTP, LEGACY_PTP] } else { vec![NFT_PTP] };
         }
-        let wanted = |(known, _): &(&'static str, _)| mode.map_or(MODES.contains(known), |mode| mode == *known);
+        let wanted = |(known, _): &(&'static str, _)| mode.is_none_or(|mode| mode == *known);
         let ways = self.ways(breadth).into_iter().filter(wanted);
         let nodes = self.nodes(breadth);
         ways.flat_map(|(mode, tc_attach)| {
@@ -90,8 +93,8 @@ impl Program {
     /// Backends and topologies.
     fn nodes(&self, breadth: Breadth) -> Vec<Setting> {
         match breadth {
-            Breadth::Matrix(_) if self.name == "node_table" => EVERY.to_vec(),
-            Breadth::Matrix(place) => vec![EVERY[place % EVERY.len()]],
+            Breadth::Matrix(_) | Breadth::Share(_) if self.name == "node_table" => EVERY.to_vec(),
+            Breadth::Matrix(place) | Breadth::Share(place) => vec![EVERY[place % EVERY.len()]],
             Breadth::Usual => vec![NFT_PTP],
         }
     }
@@ -106,7 +109,10 @@ impl Program {
         match breadth {
             _ if is_one_of(&NEVER_ATTACHED) => ways.push((EBPF, None)),
             Breadth::Usual => ways.push((EBPF, None)),
-            Breadth::Matrix(place) => {
+            Breadth::Share(place) if place >= TCX_SINCE && !is_one_of(&ATTACHING) => {
+                ways.push((EBPF, Some(if place % 2 == 0 { "tcx" } else { "clsact" })));
+            }
+            Breadth::Matrix(place) | Breadth::Share(place) => {
                 ways.push((EBPF, Some("clsact")));
                 ways.extend((place >= TCX_SINCE).then_some((EBPF, Some("tcx"))));
             }
@@ -220,6 +226,25 @@ mod tests {
         };
         assert_eq!(attached(TCX_SINCE - 1), [Some("clsact")]);
         assert_eq!(attached(TCX_SINCE), [Some("clsact"), Some("tcx")]);
+    }
+
+    #[test]
+    fn what_is_shared_is_whole_over_the_matrix() {
+        let attached = |name: &str, place| {
+            let all = settings(name, Breadth::Share(place), EBPF);
+            all.into_iter().map(|setting| setting.tc_attach).collect::<Vec<_>>()
+        };
+        assert_eq!(attached("node_pods", TCX_SINCE), [Some("tcx")]);
+        assert_eq!(attached("node_pods", TCX_SINCE + 1), [Some("clsact")]);
+        for name in ATTACHING.into_iter().filter(|name| *name != "node_table") {
+            assert_eq!(attached(name, TCX_SINCE), [Some("clsact"), Some("tcx")], "{name}");
+        }
+        for mode in [IPTABLES, EBPF] {
+            assert_eq!(
+                settings("node_table", Breadth::Share(3), mode),
+                settings("node_table", Breadth::Matrix(3), mode)
+            );
+        }
     }
 
     #[test]
