@@ -131,14 +131,16 @@ fn add_qdisc(context: &mut Context<'_>, index: u32) -> anyhow::Result<()> {
     let netns = context.netns.id();
     context.record.add_qdisc(netns, index)?;
     let queue_len = context.links()?.iter().find(|link| link.index == index).map(|link| link.queue_len);
-    let mut outcome = qdisc::add(context.netns.netlink(), index);
-    if let (Ok(()), Some(0)) = (&outcome, queue_len) {
-        outcome = qdisc::set_queue_len(context.netns.netlink(), index, 0);
-    }
-    if outcome.is_err() {
+    if let Err(error) = qdisc::add(context.netns.netlink(), index) {
         context.record.retain_qdiscs(netns, |made| made != index)?;
+        return Err(error.into());
     }
-    Ok(outcome?)
+    if queue_len == Some(0) {
+        // The qdisc stands whether or not this succeeds, and stays on record.
+        qdisc::set_queue_len(context.netns.netlink(), index, 0)
+            .context("put the length of the device's queue back to 0")?;
+    }
+    Ok(())
 }
 
 /// Removes the qdiscs that we made, that no program of ours is to stand in, and in which there is no filter of anybody's.
