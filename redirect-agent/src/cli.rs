@@ -57,7 +57,7 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) no_fallback: bool,
     /// In ebpf mode: how many TCP flows are remembered, and as many of UDP; the longest unused is given up.
-    #[arg(long, value_name = "FLOWS", default_value_t = redirect_common::maps::DEFAULT_FLOWS, value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
+    #[arg(long, value_name = "FLOWS", default_value_t = redirect_common::maps::DEFAULT_FLOWS, value_parser = clap::value_parser!(u32).range(128..=16_777_216))]
     pub(crate) flows: u32,
     #[command(flatten)]
     pub(crate) bpf: BpfDir,

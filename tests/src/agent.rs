@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use redirect_common::maps::LAYOUT;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
@@ -18,12 +19,13 @@ use crate::lab::Lab;
 use crate::lack::Lack;
 use crate::layout::{NODE_IP, NODE_NAME, bpf_dir};
 use crate::mode::{Attach, Mode};
+use crate::panic::PANIC_VARIABLE;
 use crate::process::Process;
 use crate::status::Status;
 
 /// Name of the program, and the role its process is recorded under.
 const AGENT: &str = "redirect-agent";
-const ROLE: &str = "agent";
+pub(crate) const ROLE: &str = "agent";
 /// Between two questions to the agent.
 const POLL: Duration = Duration::from_millis(50);
 /// How long the agent may take to answer.
@@ -95,6 +97,7 @@ impl Lab {
         let words = self.command_line(&options)?;
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).stdout(fs::File::options().append(true).create(true).open(&log)?);
+        command.env(PANIC_VARIABLE, self.panic_file());
         let (process, _child) = Process::start(ROLE, &mut command, &self.node(), &log)?;
         self.remember(process)
     }
@@ -150,6 +153,18 @@ impl Lab {
     #[must_use]
     pub fn bpf_dir(&self) -> PathBuf {
         bpf_dir(self.name())
+    }
+
+    /// Where it pins the maps of this version's layout.
+    #[must_use]
+    pub fn layout_dir(&self) -> PathBuf {
+        self.bpf_dir().join(format!("v{LAYOUT}"))
+    }
+
+    /// The pin of the map called `name`.
+    #[must_use]
+    pub fn map_pin(&self, name: &str) -> PathBuf {
+        self.layout_dir().join("maps").join(name)
     }
 
     /// The agent's process, running or not.
@@ -234,7 +249,7 @@ impl Lab {
         self.dir().join("agent.log")
     }
 
-    fn agent_log_tail(&self) -> String {
+    pub(crate) fn agent_log_tail(&self) -> String {
         let log = fs::read_to_string(self.agent_log()).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         let tail = &lines[lines.len().saturating_sub(LOG_TAIL)..];

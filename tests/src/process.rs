@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -64,9 +64,21 @@ impl Process {
         let ended = ended(&pidfd, deadline)?;
         if ended {
             // Only our own children are ours to reap; for others this fails, and init has done it.
-            let _ = waitpid(nix::unistd::Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG));
+            let _ = self.reap();
         }
         Ok(ended)
+    }
+
+    /// Waits until it has ended, and says how. Only for a process that this one has started.
+    pub fn wait_status(&self, deadline: Duration) -> Result<WaitStatus> {
+        if let Some(pidfd) = self.open() {
+            ensure!(ended(&pidfd, deadline)?, "{} (pid {}) does not end", self.role, self.pid);
+        }
+        self.reap().with_context(|| format!("how {} (pid {}) has ended", self.role, self.pid))
+    }
+
+    fn reap(&self) -> nix::Result<WaitStatus> {
+        waitpid(nix::unistd::Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG))
     }
 
     /// SIGTERM, and SIGKILL if that is not enough.

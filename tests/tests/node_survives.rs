@@ -27,6 +27,8 @@ fn no_packets_fate_changes() -> Result<()> {
     for signal in WAYS {
         checks.check(&format!("the agent ends by {signal:?}"), || dies_under_traffic(&mut lab, signal));
     }
+    checks.check("the agent panics", || panics_under_traffic(&mut lab));
+    checks.check("the next agent panics while it takes over", || panics_again_under_traffic(&mut lab));
     checks.check("programs are where they were", || {
         let after = places(&lab)?;
         ensure!(before == after, "before: {before:?}, after: {after:?}");
@@ -42,6 +44,36 @@ fn dies_under_traffic(lab: &mut Lab, signal: Signal) -> Result<()> {
     lab.stop_agent(signal)?;
     ensure!(!hung(&lab.node())?.is_empty(), "with the agent went its programs");
     traffic.wait_for_more(ENOUGH)?;
+    next_takes_over(lab, traffic)
+}
+
+/// An agent that has settled: its loop ends with the wrong kind of exit, and nothing of what it holds is put away in order.
+fn panics_under_traffic(lab: &mut Lab) -> Result<()> {
+    let traffic = Traffic::start(lab, ZTUNNEL)?;
+    traffic.wait_for_more(ENOUGH)?;
+    let before = hung(&lab.node())?;
+    lab.want_panic("program")?;
+    lab.agent_has_panicked()?;
+    ensure!(hung(&lab.node())? == before, "with the agent went its programs");
+    traffic.wait_for_more(ENOUGH)?;
+    next_takes_over(lab, traffic)
+}
+
+/// One that has loaded its programs, and not looked at those that stand.
+fn panics_again_under_traffic(lab: &mut Lab) -> Result<()> {
+    let traffic = Traffic::start(lab, ZTUNNEL)?;
+    traffic.wait_for_more(ENOUGH)?;
+    let before = hung(&lab.node())?;
+    lab.stop_agent(Signal::TERM)?;
+    lab.want_panic("program")?;
+    lab.start_agent(&watchful().in_mode(Mode::Ebpf))?;
+    lab.agent_has_panicked()?;
+    ensure!(hung(&lab.node())? == before, "with the agent went its programs");
+    traffic.wait_for_more(ENOUGH)?;
+    next_takes_over(lab, traffic)
+}
+
+fn next_takes_over(lab: &mut Lab, traffic: Traffic) -> Result<()> {
     start(lab, &watchful().in_mode(Mode::Ebpf))?;
     traffic.wait_for_more(ENOUGH)?;
     let report = traffic.stop()?;

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use redirect_common::names::{SET_PODS, TUNNELS};
 
+use super::rehearsal;
 use crate::bpf::{self, Bpf};
 use crate::cli::Mode;
 use crate::datapaths::iptables;
@@ -108,10 +109,13 @@ fn pass(context: &mut Context<'_>, task: Task<'_>, kinds: &[Kind]) {
     } else {
         kinds.sort_by_key(|kind| goes(task.plan, *kind));
     }
+    let mut maps_are_full = true;
     for kind in kinds {
-        if let Err(error) = converge(context, task, kind) {
+        let problems = context.ledger.problems.len();
+        if let Err(error) = converge(context, task, kind, maps_are_full) {
             context.ledger.problem(format!("{} in {}", kind.name(), name(task.place)), format!("{error:#}"));
         }
+        maps_are_full &= kind != Kind::Map || context.ledger.problems.len() == problems;
     }
 }
 
@@ -125,8 +129,11 @@ fn goes(plan: &Plan, kind: Kind) -> bool {
     }
 }
 
-fn converge(context: &mut Context<'_>, task: Task<'_>, kind: Kind) -> anyhow::Result<()> {
+fn converge(context: &mut Context<'_>, task: Task<'_>, kind: Kind, maps_are_full: bool) -> anyhow::Result<()> {
     let Task { plan, place, backend, .. } = task;
+    if place == Place::Node {
+        rehearsal::perhaps_panic(kind);
+    }
     match kind {
         Kind::Link => link::converge(context, &plan.links, &owned_links(place)),
         Kind::Address => address::converge(context, &plan.addresses),
@@ -138,7 +145,7 @@ fn converge(context: &mut Context<'_>, task: Task<'_>, kind: Kind) -> anyhow::Re
         Kind::Set if place == Place::Node => set::converge(context, SET_PODS, plan.set.as_ref()),
         Kind::Guard if place == Place::Node => guard::converge(context, &plan.guards),
         Kind::Map if place == Place::Node => maps(context, task),
-        Kind::Program | Kind::Qdisc if place == Place::Node => programs(context, task),
+        Kind::Program | Kind::Qdisc if place == Place::Node => programs(context, task, maps_are_full),
         Kind::Set | Kind::Guard | Kind::Map | Kind::Program | Kind::Qdisc => Ok(()),
     }
 }
@@ -153,14 +160,16 @@ fn maps(context: &mut Context<'_>, task: Task<'_>) -> anyhow::Result<()> {
     }
 }
 
-/// Pins go last: what is pinned is attached.
-fn programs(context: &mut Context<'_>, task: Task<'_>) -> anyhow::Result<()> {
+/// Pins go last: what is pinned is attached. While the maps are not full, programs that stand do not make way for those that
+/// look into them: they may know pods that these do not.
+fn programs(context: &mut Context<'_>, task: Task<'_>, maps_are_full: bool) -> anyhow::Result<()> {
     let links = bpf::links_dir(task.bpf_dir);
     let bpf = task.bpf.map(RefCell::borrow);
     let attach = Attach {
         programs: bpf.as_ref().map(|bpf| &bpf.programs),
         kind: bpf.as_ref().map_or(AttachKind::Clsact, |bpf| bpf.kind),
         links: &links,
+        swap: maps_are_full,
     };
     if task.plan.hooks.is_empty() && !context.record.modes().contains(&Mode::Ebpf) && !task.bpf_dir.exists() {
         return Ok(());

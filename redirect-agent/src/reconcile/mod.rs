@@ -31,6 +31,7 @@ pub(crate) mod cleanup;
 mod datapath;
 pub(crate) mod doorbell;
 mod events;
+mod rehearsal;
 mod report;
 
 use doorbell::{Cause, Doorbell, Ring};

@@ -120,6 +120,8 @@ pub(crate) struct Attach<'a> {
     pub(crate) kind: AttachKind,
     /// The directory, on a BPF file system, of the pinned TCX links.
     pub(crate) links: &'a Path,
+    /// Whether programs may take the place of those that stand; where none stands they are attached in any case.
+    pub(crate) swap: bool,
 }
 
 /// Makes exactly the `desired` programs of ours stand on the node's devices; names are those of [`Attach::programs`]. Hooks of

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
-use redirect_common::maps::{LAYOUT, name};
+use redirect_common::maps::name;
 use serde::Deserialize;
 
 use super::{Check, Facts, exactly, in_force, missing};
@@ -43,7 +43,7 @@ pub fn meshed(lab: &Lab) -> Result<BTreeSet<Ipv4Addr>> {
 }
 
 fn dump(lab: &Lab) -> String {
-    format!("bpftool -j map dump pinned {}/v{LAYOUT}/maps/{}", lab.bpf_dir().display(), name::PODS)
+    format!("bpftool -j map dump pinned {}", lab.map_pin(name::PODS).display())
 }
 
 fn set(facts: &Facts, text: &str) -> Vec<String> {

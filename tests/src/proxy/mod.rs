@@ -20,7 +20,7 @@ use crate::layout::POD_PORT;
 use crate::serve::ready;
 
 /// Connections carried at a time; more wait in the listeners' queues.
-const CONNECTIONS: usize = 256;
+const CONNECTIONS: usize = 1024;
 
 /// Where redirected connections arrive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

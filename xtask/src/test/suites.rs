@@ -40,7 +40,8 @@ const EBPF: &str = "ebpf";
 const TCX_SINCE: usize = 2;
 
 /// Programs that are about programs in the kernel, and choose the mode themselves where they need another one.
-const EBPF_ONLY: [&str; 4] = ["node_fallback", "node_modes", "node_neighbours", "node_survives"];
+const EBPF_ONLY: [&str; 6] =
+    ["node_eviction", "node_fallback", "node_layout", "node_modes", "node_neighbours", "node_survives"];
 /// Those of them that end in iptables mode, however programs would be attached.
 const NEVER_ATTACHED: [&str; 1] = ["node_fallback"];
 /// What is done with programs attached in both ways wherever the kernel has both.

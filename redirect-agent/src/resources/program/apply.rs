@@ -34,6 +34,9 @@ pub(super) fn apply(
             context.ledger.problem(format!("program {name}"), "is not loaded");
             continue;
         }
+        if wanted.is_some() && !attach.swap && observed.stands(place) {
+            continue;
+        }
         for step in observed.steps(place, wanted) {
             if !take(context, place, step, attach)? {
                 break;

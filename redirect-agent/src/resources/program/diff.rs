@@ -94,6 +94,11 @@ impl Observed {
         filters.map(|(place, _)| *place).chain(self.pins.keys().copied())
     }
 
+    /// Whether a program of ours is, or may be, at work there.
+    pub(super) fn stands(&self, place: Place) -> bool {
+        self.ours(place).next().is_some() || self.pins.get(&place).is_some_and(|pin| *pin != Pin::Dead)
+    }
+
     /// What brings `place` to what is `wanted` there.
     pub(super) fn steps(&self, place: Place, wanted: Option<Wanted<'_>>) -> Vec<Step> {
         let kind = wanted.map(|wanted| wanted.kind);

@@ -79,6 +79,15 @@ fn a_link_without_its_device_makes_way_for_a_new_one() {
 }
 
 #[test]
+fn what_may_be_at_work_stands() {
+    assert!(observed(vec![bpf(1, HANDLE, NAME)], None).stands(PLACE));
+    assert!(!observed(vec![bpf(1, 1, "theirs"), u32_filter(2)], None).stands(PLACE));
+    for (pin, stands) in [(Pin::Live(STANDS), true), (Pin::Unseen, true), (Pin::Dead, false)] {
+        assert_eq!(observed(vec![], Some(pin)).stands(PLACE), stands, "{pin:?}");
+    }
+}
+
+#[test]
 fn a_filter_joins_bpf_filters_and_passes_by_others() {
     let priority = |filters| match steps(&observed(filters, None), AttachKind::Clsact)[..] {
         [Step::AddFilter { priority, .. }] => priority,
