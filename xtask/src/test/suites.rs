@@ -36,6 +36,10 @@ const EVERY: [Setting; 4] = [NFT_PTP, LEGACY_BRIDGE, NFT_BRIDGE, LEGACY_PTP];
 
 const IPTABLES: &str = "iptables";
 const EBPF: &str = "ebpf";
+const TCX: &str = "tcx";
+const CLSACT: &str = "clsact";
+/// A mode, and how programs are attached.
+type Way = (&'static str, Option<&'static str>);
 /// The first place in the matrix with a kernel that has TCX (6.6 and later).
 const TCX_SINCE: usize = 2;
 
@@ -44,6 +48,8 @@ const EBPF_ONLY: [&str; 6] =
     ["node_eviction", "node_fallback", "node_layout", "node_modes", "node_neighbours", "node_survives"];
 /// Those of them that end in iptables mode, however programs would be attached.
 const NEVER_ATTACHED: [&str; 1] = ["node_fallback"];
+/// What takes minutes: each single thing is broken in turn.
+const LONG: [&str; 1] = ["node_drift"];
 /// What is done with programs attached in both ways wherever the kernel has both.
 const ATTACHING: [&str; 4] = ["node_modes", "node_neighbours", "node_survives", "node_table"];
 
@@ -62,8 +68,7 @@ pub(super) enum Breadth {
     /// As the kernel of the matrix at this place. Every kernel makes all connections in all settings; what costs minutes is
     /// done with one backend and topology each, and with all of them over the matrix.
     Matrix(usize),
-    /// As [`Self::Matrix`]; what is not about attaching is done with programs attached in one way on each kernel, and in both
-    /// over the matrix.
+    /// As [`Self::Matrix`], less what only repeats it; see [`Program::has_its_share`].
     Share(usize),
 }
 
@@ -101,7 +106,7 @@ impl Program {
     }
 
     /// Modes, and how programs are attached.
-    fn ways(&self, breadth: Breadth) -> Vec<(&'static str, Option<&'static str>)> {
+    fn ways(&self, breadth: Breadth) -> Vec<Way> {
         let is_one_of = |names: &[&str]| names.contains(&self.name.as_str());
         let mut ways = Vec::new();
         if !is_one_of(&EBPF_ONLY) {
@@ -110,15 +115,30 @@ impl Program {
         match breadth {
             _ if is_one_of(&NEVER_ATTACHED) => ways.push((EBPF, None)),
             Breadth::Usual => ways.push((EBPF, None)),
-            Breadth::Share(place) if place >= TCX_SINCE && !is_one_of(&ATTACHING) => {
-                ways.push((EBPF, Some(if place % 2 == 0 { "tcx" } else { "clsact" })));
-            }
             Breadth::Matrix(place) | Breadth::Share(place) => {
-                ways.push((EBPF, Some("clsact")));
-                ways.extend((place >= TCX_SINCE).then_some((EBPF, Some("tcx"))));
+                ways.push((EBPF, Some(CLSACT)));
+                ways.extend((place >= TCX_SINCE).then_some((EBPF, Some(TCX))));
             }
         }
+        if let Breadth::Share(place) = breadth {
+            ways.retain(|way| self.has_its_share(place, *way));
+        }
         ways
+    }
+
+    /// What is about attaching, and the table, is run everywhere. The rest is run in ebpf mode on every kernel, on one of those
+    /// that have both attach kinds by TCX and on the others by clsact; in iptables mode, and what is long in either, on every
+    /// second.
+    fn has_its_share(&self, place: usize, (mode, tc_attach): Way) -> bool {
+        let is_one_of = |names: &[&str]| names.contains(&self.name.as_str());
+        if is_one_of(&ATTACHING) || is_one_of(&NEVER_ATTACHED) {
+            return true;
+        }
+        match mode {
+            IPTABLES => place % 2 == 1,
+            _ if is_one_of(&LONG) && place % 2 == 1 => false,
+            _ => tc_attach == Some(if place == TCX_SINCE { TCX } else { CLSACT }),
+        }
     }
 }
 
@@ -237,6 +257,11 @@ mod tests {
         };
         assert_eq!(attached("node_pods", TCX_SINCE), [Some("tcx")]);
         assert_eq!(attached("node_pods", TCX_SINCE + 1), [Some("clsact")]);
+        let drift: Vec<_> = (0..4).flat_map(|place| attached("node_drift", place)).collect();
+        assert_eq!(drift, [Some("clsact"), Some("tcx")]);
+        let rules = |place| settings("node_drift", Breadth::Share(place), IPTABLES).len();
+        assert_eq!([0, 1, 2, 3].map(rules), [0, 1, 0, 1]);
+        assert_eq!(attached("node_fallback", 3), [None]);
         for name in ATTACHING.into_iter().filter(|name| *name != "node_table") {
             assert_eq!(attached(name, TCX_SINCE), [Some("clsact"), Some("tcx")], "{name}");
         }
