@@ -3,8 +3,9 @@
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use redirect_common::flow::Flow;
 use redirect_common::maps::Counter;
+use redirect_common::names::Mark;
 use redirect_common::packet::{Packet, Plain, TCP, UDP, Unparsed};
-use redirect_common::policy::{Hook, Verdict, decide};
+use redirect_common::policy::{Hook, decide};
 
 use crate::count::count;
 use crate::maps::{CONFIG, PORTS};
@@ -18,6 +19,10 @@ pub(crate) const NEXT: i32 = TC_ACT_UNSPEC;
 pub(crate) const DROP: i32 = TC_ACT_SHOT;
 /// No action yet: the packet has been read.
 const READ: i32 = i32::MAX;
+
+/// No bits: writing it changes nothing. Not an `Option`, in which nothing is undefined: where the compiler keeps that on the stack,
+/// kernels before 6.3 refuse to read back what was never written (`check_stack_read_fixed_off`, kernel/bpf/verifier.c).
+const NOTHING: Mark = Mark::new(0, 0);
 
 /// What happens to IPv4 that cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,19 +77,19 @@ fn read_slowly(skb: &Skb<'_>, unreadable: Unreadable, then: impl Act) -> i32 {
     }
 }
 
-/// Asks the law about a packet at `hook` and does what it says; `None` only if there is no configuration.
+/// Asks the law about a packet at `hook`, does what it says, and gives the mark that it wants.
 #[inline(always)]
-pub(crate) fn judge(skb: &Skb<'_>, hook: Hook, packet: &Packet, flow: Option<&Flow>) -> Option<Verdict> {
-    let node = Node::new(flow)?;
+pub(crate) fn judge(skb: &Skb<'_>, hook: Hook, packet: &Packet, flow: Option<&Flow>) -> Mark {
+    // There is none only if the array of one entry had none.
+    let Some(node) = Node::new(flow) else { return NOTHING };
     let verdict = decide(hook, packet, &node);
+    let mark = verdict.mark.unwrap_or(NOTHING);
     count(Counter::of(verdict.row));
-    if let Some(mark) = verdict.mark {
-        skb.write_mark(mark);
-    }
+    skb.write_mark(mark);
     if let Some(memory) = verdict.remember {
         node.remember(memory);
     }
-    Some(verdict)
+    mark
 }
 
 /// A function of its own in the kernel too: what it needs of the stack is free again for what follows.

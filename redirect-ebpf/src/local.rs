@@ -29,15 +29,15 @@ struct Send;
 impl Act for Send {
     #[inline(always)]
     fn act(self, skb: &Skb<'_>, packet: &Packet, flow: Option<&Flow>) -> i32 {
-        match judge(skb, Hook::Output, packet, flow).and_then(|verdict| verdict.mark) {
-            Some(mark) if SKIP.matches(mark.value()) => match pod(packet.destination) {
+        match judge(skb, Hook::Output, packet, flow) {
+            mark if SKIP.matches(mark.value()) => match pod(packet.destination) {
                 Some(pod) => match packet.destination {
                     IpAddr::V4(ip) => to(pod.device, ip),
                     IpAddr::V6(_) => NEXT,
                 },
                 None => NEXT,
             },
-            Some(PROXY_RETURN) => match CONFIG.get(0) {
+            PROXY_RETURN => match CONFIG.get(0) {
                 Some(config) => to(config.proxy_device, config.proxy.ip()),
                 None => NEXT,
             },
