@@ -9,6 +9,7 @@ use redirect_common::names;
 use serde::{Deserialize, Serialize};
 
 use crate::resources::chain::backend::Backend;
+use crate::trace::Target;
 
 /// Sends the TCP traffic of an ambient mesh's pods on this node to the node's ztunnel.
 ///
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     Status(Status),
     /// Print the running agent's numbers as `OpenMetrics` text, for a collector that reads files or runs programs.
     Metrics(Metrics),
+    /// In ebpf mode: have the running agent log what the programs decide about a meshed pod's packets, or no more.
+    Trace(Trace),
     /// Return the node to what it was before `run`; a running agent does it and ends.
     Cleanup(Cleanup),
     /// Print the node's iptables rules as an input of `iptables-restore --noflush`; nothing is changed.
@@ -171,6 +174,18 @@ pub(crate) struct Status {
 
 #[derive(Args, Debug)]
 pub(crate) struct Metrics {
+    #[command(flatten)]
+    pub(crate) state: StateDir,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Trace {
+    /// The pod; it takes the place of another that is traced.
+    #[arg(value_name = "NAMESPACE/POD", required_unless_present = "off", conflicts_with = "off")]
+    pub(crate) pod: Option<Target>,
+    /// Trace no pod.
+    #[arg(long)]
+    pub(crate) off: bool,
     #[command(flatten)]
     pub(crate) state: StateDir,
 }

@@ -29,6 +29,7 @@ mod resources;
 mod serve;
 mod sources;
 mod status;
+mod trace;
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(args),
         Command::Status(args) => commands::status::run(&args),
         Command::Metrics(args) => commands::metrics::run(&args),
+        Command::Trace(args) => commands::trace::run(args),
         Command::Cleanup(args) => commands::cleanup::run(&args),
         Command::Rules(args) => commands::rules::run(&args),
     };

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::reconcile::doorbell::Doorbell;
 use crate::status::Status;
+use crate::trace::{self, Target};
 
 /// File name of the socket in the state directory.
 pub(crate) const SOCKET: &str = "agent.sock";
@@ -26,11 +27,13 @@ const CLEANUP_PATIENCE: Duration = Duration::from_mins(3);
 const CLIENTS: u32 = 16;
 
 /// What a client may ask.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Request {
     /// The status.
     Status,
+    /// Log what the programs decide about this pod's packets, or no pod's.
+    Trace { pod: Option<Target> },
     /// Take everything away and end.
     Cleanup,
 }
@@ -96,6 +99,10 @@ async fn serve(mut stream: UnixStream, status: &watch::Receiver<Status>, doorbel
     let (reader, mut writer) = stream.split();
     let answer = match timeout(PATIENCE, read(reader)).await.context("no request came")?? {
         Request::Status => encode(&Answer::Ok(status.borrow().clone())),
+        Request::Trace { pod } => match trace::request(status.clone(), doorbell, pod).await {
+            Ok(()) => encode(&Answer::Ok(())),
+            Err(error) => encode(&Answer::<()>::Error(format!("{error:#}"))),
+        },
         Request::Cleanup => match timeout(CLEANUP_PATIENCE, doorbell.cleanup()).await {
             Ok(Ok(outcome)) => encode(&Answer::Ok(outcome)),
             _ => encode(&Answer::<()>::Error("the agent did not finish the cleanup; see its log".into())),

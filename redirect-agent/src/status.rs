@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::enrol::{PodVerdict, State};
 use crate::resources::chain::backend::Backend;
 use crate::resources::ledger::{Kind, Problem, Writes};
+use crate::trace::Traced;
 
 /// The agent's status.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -39,6 +40,9 @@ pub(crate) struct Status {
     pub(crate) tunnel_port: Option<u16>,
     pub(crate) proxy: ProxyStatus,
     pub(crate) pods: Vec<PodVerdict>,
+    /// The pod that is traced.
+    #[serde(default)]
+    pub(crate) trace: Option<Traced>,
     /// What is not wrong by itself, and may explain what is.
     #[serde(default)]
     pub(crate) notes: Vec<Problem>,
@@ -90,6 +94,9 @@ impl fmt::Display for Status {
         if !self.packets.is_empty() {
             let counts: Vec<_> = self.packets.iter().map(|(verdict, count)| format!("{verdict} {count}")).collect();
             writeln!(f, "packets: {}", counts.join(", "))?;
+        }
+        if let Some(Traced { pod, lost }) = &self.trace {
+            writeln!(f, "trace: {pod}, in the agent's log; {lost} lines were too many")?;
         }
         for note in &self.notes {
             writeln!(f, "note: {}: {}", note.object, note.message)?;

@@ -5,6 +5,7 @@
 //! * [`policy`]: the law. The only place that decides what mark a packet gets.
 //! * [`flow`]: what a connection is remembered by, where no conntrack is asked.
 //! * [`maps`]: the records in BPF maps, with a layout version.
+//! * [`trace`]: what a line about a traced packet says.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -18,3 +19,4 @@ pub mod maps;
 pub mod names;
 pub mod packet;
 pub mod policy;
+pub mod trace;

@@ -34,8 +34,12 @@ pub mod name {
     pub const COUNTS: &str = "COUNTS";
     /// Where the programs keep the packet that they look at; per-CPU array.
     pub const SCRATCH: &str = "SCRATCH";
-    /// All of them.
-    pub const ALL: [&str; 8] = [PODS, FLOWS, DATAGRAMS, CONFIG, NODE, PORTS, COUNTS, SCRATCH];
+    /// [`Tracing`](super::Tracing) at 0; per-CPU array.
+    pub const TRACING: &str = "TRACING";
+    /// Lines about packets of traced pods; ring buffer. aya-log finds it by this name.
+    pub const LOG: &str = "AYA_LOGS";
+    /// All of them. A map that is not pinned would be another one for every agent, and make the programs differ.
+    pub const ALL: [&str; 10] = [PODS, FLOWS, DATAGRAMS, CONFIG, NODE, PORTS, COUNTS, SCRATCH, TRACING, LOG];
 }
 
 /// An IPv4 address, network byte order. IPv6 gets maps of its own, as it does for flows.
@@ -113,14 +117,16 @@ pub struct Config {
     pub tunnel_port: u32,
     /// 1 if there are ports of bridges, else 0: then no packet's device is looked up among them.
     pub bridged: u32,
+    /// 1 if a pod is traced, else 0: then no packet's pods are looked up for it.
+    pub traced: u32,
 }
 
 impl Config {
     /// As it is in the map.
     #[must_use]
-    pub fn bytes(self) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        let words = [self.proxy_device, self.tunnel_port, self.bridged];
+    pub fn bytes(self) -> [u8; 20] {
+        let mut bytes = [0; 20];
+        let words = [self.proxy_device, self.tunnel_port, self.bridged, self.traced];
         let fields = self.proxy.0.into_iter().chain(words.into_iter().flat_map(u32::to_ne_bytes));
         bytes.iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
         bytes
@@ -149,6 +155,29 @@ impl Port {
     pub const fn bytes(self) -> [u8; 8] {
         let mac = self.bridge;
         [mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0]
+    }
+}
+
+/// Lines of one processor, so that no pod can have the kernel and the agent write without end.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Tracing {
+    /// The stretch of time that is counted in: nanoseconds since boot over 2^30, a little more than a second.
+    pub window: u64,
+    /// Lines in it so far.
+    pub lines: u64,
+    /// Lines that were not written, since the map was made.
+    pub lost: u64,
+}
+
+impl Tracing {
+    /// Lines that a processor writes in one window.
+    pub const MOST: u64 = 64;
+
+    /// The fields in order, as the map has them.
+    #[must_use]
+    pub const fn from_words([window, lines, lost]: [u64; 3]) -> Self {
+        Self { window, lines, lost }
     }
 }
 
@@ -208,7 +237,8 @@ mod tests {
     #[test]
     fn records_have_no_padding() {
         assert_eq!(size_of::<Pod>(), 8);
-        assert_eq!(size_of::<Config>(), 4 + 3 * 4);
+        assert_eq!(size_of::<Config>(), 4 + 4 * 4);
+        assert_eq!(size_of::<Tracing>(), 3 * 8);
         assert_eq!(size_of::<Port>(), 8);
         assert_eq!(size_of::<Address>(), 4);
     }

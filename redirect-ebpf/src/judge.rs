@@ -11,6 +11,7 @@ use crate::count::count;
 use crate::maps::{CONFIG, PORTS};
 use crate::scratch::{Scratch, scratch};
 use crate::skb::Skb;
+use crate::trace::{at, trace};
 use crate::view::{Node, pod};
 
 /// Others' programs on the same hook run after ours.
@@ -89,6 +90,7 @@ pub(crate) fn judge(skb: &Skb<'_>, hook: Hook, packet: &Packet, flow: Option<&Fl
     if let Some(memory) = verdict.remember {
         node.remember(memory);
     }
+    trace(node.config(), at(hook), skb, packet, Counter::of(verdict.row));
     mark
 }
 

@@ -10,6 +10,7 @@ mod local;
 mod maps;
 mod scratch;
 mod skb;
+mod trace;
 mod view;
 
 use aya_ebpf::macros::classifier;
@@ -19,10 +20,13 @@ use redirect_common::maps::Counter;
 use redirect_common::names::SKIP;
 use redirect_common::packet::{Packet, TCP};
 use redirect_common::policy::{Hook, Ingress};
+use redirect_common::trace::At;
 
 use crate::count::count;
 use crate::judge::{Act, DROP, NEXT, Unreadable, judge, read, route_not_switch};
+use crate::maps::CONFIG;
 use crate::skb::Skb;
+use crate::trace::trace;
 use crate::view::pod;
 
 /// Ingress of a pod's host-side veth, meshed or not.
@@ -117,11 +121,14 @@ struct Guard;
 
 impl Act for Guard {
     #[inline(always)]
-    fn act(self, _skb: &Skb<'_>, packet: &Packet, _flow: Option<&Flow>) -> i32 {
+    fn act(self, skb: &Skb<'_>, packet: &Packet, _flow: Option<&Flow>) -> i32 {
         if packet.protocol != TCP || pod(packet.destination).is_none() {
             return NEXT;
         }
         count(Counter::Bypass as u32);
+        if let Some(config) = CONFIG.get(0) {
+            trace(config, At::ToPod, skb, packet, Counter::Bypass as u32);
+        }
         DROP
     }
 }

@@ -60,8 +60,9 @@ impl<'a> Skb<'a> {
         let _ = self.context.store(0, &mac, 0);
     }
 
+    /// As the kernel shows it.
     #[inline(always)]
-    fn raw(&self) -> &__sk_buff {
+    pub(crate) fn raw(&self) -> &__sk_buff {
         // SAFETY: the kernel hands the program a context that is valid for as long as it runs.
         unsafe { &*self.context.skb.skb }
     }

@@ -27,6 +27,12 @@ impl<'s> Node<'s> {
         Some(Self { config: CONFIG.get(0)?, flow, recalled: Cell::new(None) })
     }
 
+    /// What the agent says of it.
+    #[inline(always)]
+    pub(crate) fn config(&self) -> &'static Config {
+        self.config
+    }
+
     /// Does what a verdict says about the connection, unless it is so already: a write costs more than all the rest.
     #[inline(always)]
     pub(crate) fn remember(&self, memory: Memory) {

@@ -30,7 +30,8 @@ const SEED: u64 = 0x7265_6469_7265_6374;
 
 #[test]
 fn the_programs_obey_the_law_on_the_corpus() -> Result<()> {
-    for world in [World::of_the_corpus(TUNNEL_PORT), World::of_the_corpus(16081).bridged()] {
+    let bridged = World::of_the_corpus(16081).bridged();
+    for world in [World::of_the_corpus(TUNNEL_PORT), bridged.clone(), bridged.traced()] {
         judge_corpus(&world)?;
     }
     Ok(())

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 use aya::maps::{MapInfo, PerCpuArray};
@@ -14,10 +15,11 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::Object;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use redirect_common::maps::{COUNTERS, LAYOUT, counter_name, name};
+use redirect_common::maps::{COUNTERS, LAYOUT, Tracing, counter_name, name};
 
 use crate::cli::TcAttach;
 use crate::resources::program::{self, AttachKind, Programs};
+use crate::trace::{self, Tap};
 
 /// The object, of the same build as this agent.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("REDIRECT_EBPF_OBJECT"));
@@ -44,6 +46,8 @@ pub(crate) struct Bpf {
     pub(crate) ebpf: Ebpf,
     pub(crate) programs: Programs,
     pub(crate) kind: AttachKind,
+    /// What the programs say of packets of a traced pod.
+    pub(crate) tap: Arc<Tap>,
 }
 
 /// What is asked of it.
@@ -73,7 +77,8 @@ pub(crate) fn open(options: &Options<'_>) -> anyhow::Result<Bpf> {
     let mut ebpf = load(options)?;
     let programs = load_programs(&mut ebpf)?;
     let kind = choose(options.attach, &programs)?;
-    Ok(Bpf { ebpf, programs, kind })
+    let tap = trace::start(&mut ebpf)?;
+    Ok(Bpf { ebpf, programs, kind, tap })
 }
 
 impl Bpf {
@@ -83,6 +88,15 @@ impl Bpf {
         let map: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
         let sum = |index: u32| Ok((counter_name(index).to_owned(), map.get(&index, 0)?.iter().sum()));
         (0..COUNTERS).map(sum).collect()
+    }
+
+    /// Lines about traced packets that were not shown, be it that the programs did not write them or that the agent left them
+    /// out.
+    pub(crate) fn lost_lines(&self) -> anyhow::Result<u64> {
+        let map = self.ebpf.map(name::TRACING).context("no map TRACING")?;
+        let map: PerCpuArray<_, [u64; 3]> = PerCpuArray::try_from(map)?;
+        let unwritten: u64 = map.get(&0, 0)?.iter().map(|words| Tracing::from_words(*words).lost).sum();
+        Ok(unwritten + self.tap.lost())
     }
 }
 
@@ -196,4 +210,18 @@ pub(crate) fn forget_other_layouts(dir: &Path) -> anyhow::Result<()> {
 /// Removes all pins.
 pub(crate) fn unpin_all(dir: &Path) -> anyhow::Result<()> {
     fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_map_of_the_object_is_pinned() {
+        let object = Object::parse(OBJECT).unwrap();
+        let maps: BTreeSet<_> = object.maps.keys().map(String::as_str).collect();
+        assert_eq!(maps, BTreeSet::from(name::ALL));
+    }
 }

@@ -15,7 +15,7 @@ pub(crate) fn run(args: &Cleanup) -> anyhow::Result<()> {
         cleanup::offline(directory, &args.bpf.bpf_dir)?
     } else {
         // The agent ends after it has answered; whoever looks next finds no process.
-        client::ask_and_outlive(directory, Request::Cleanup)?
+        client::ask_and_outlive(directory, &Request::Cleanup)?
     };
     match args.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&outcome)?),

@@ -21,12 +21,12 @@ const END: Duration = Duration::from_secs(30);
 const ANSWER_LIMIT: u64 = 256 << 20;
 
 /// Sends `request` to the agent whose state is in `directory`.
-pub(crate) fn ask<T: DeserializeOwned>(directory: &Path, request: Request) -> anyhow::Result<T> {
+pub(crate) fn ask<T: DeserializeOwned>(directory: &Path, request: &Request) -> anyhow::Result<T> {
     exchange(connect(directory)?, request)
 }
 
 /// As [`ask`], and waits until that agent has ended.
-pub(crate) fn ask_and_outlive<T: DeserializeOwned>(directory: &Path, request: Request) -> anyhow::Result<T> {
+pub(crate) fn ask_and_outlive<T: DeserializeOwned>(directory: &Path, request: &Request) -> anyhow::Result<T> {
     let stream = connect(directory)?;
     let agent = Pid::from_raw(getsockopt(&stream, sockopt::PeerCredentials)?.pid());
     let process = pidfd(agent).context("watch the agent")?;
@@ -47,10 +47,10 @@ fn connect(directory: &Path) -> anyhow::Result<UnixStream> {
     }
 }
 
-fn exchange<T: DeserializeOwned>(mut stream: UnixStream, request: Request) -> anyhow::Result<T> {
+fn exchange<T: DeserializeOwned>(mut stream: UnixStream, request: &Request) -> anyhow::Result<T> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(&[serde_json::to_vec(&request)?, b"\n".to_vec()].concat())?;
+    stream.write_all(&[serde_json::to_vec(request)?, b"\n".to_vec()].concat())?;
     let mut line = String::new();
     BufReader::new(stream.take(ANSWER_LIMIT)).read_line(&mut line).context("wait for the agent's answer")?;
     match serde_json::from_str(&line).context("the agent hung up (are you root?)")? {

@@ -8,7 +8,7 @@ use crate::status::Status;
 
 /// Prints the running agent's numbers.
 pub(crate) fn run(args: &Metrics) -> anyhow::Result<()> {
-    let status: Status = client::ask(&args.state.state_dir, Request::Status)?;
+    let status: Status = client::ask(&args.state.state_dir, &Request::Status)?;
     print!("{}", metrics::render(&status)?);
     Ok(())
 }

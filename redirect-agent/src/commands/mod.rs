@@ -7,3 +7,4 @@ pub(crate) mod metrics;
 pub(crate) mod rules;
 pub(crate) mod run;
 pub(crate) mod status;
+pub(crate) mod trace;

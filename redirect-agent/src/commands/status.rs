@@ -8,7 +8,7 @@ use crate::serve::Request;
 
 /// Prints the running agent's status.
 pub(crate) fn run(args: &Status) -> anyhow::Result<()> {
-    let status: Value = client::ask(&args.state.state_dir, Request::Status)?;
+    let status: Value = client::ask(&args.state.state_dir, &Request::Status)?;
     match args.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
         Output::Text => print!("{}", serde_json::from_value::<crate::status::Status>(status)?),

@@ -1,6 +1,6 @@
 //! What ebpf mode wants: which program stands on which device, and what the maps hold.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use redirect_common::maps::{Address, Config, Pod, Port};
@@ -8,6 +8,7 @@ use redirect_common::names::{ISTIOIN, ISTIOOUT};
 
 use crate::facts::Facts;
 use crate::kernel::links::Link;
+use crate::plan::Inputs;
 use crate::proxy::Proxy;
 use crate::resources::map::Maps;
 use crate::resources::program::{Direction, Hook};
@@ -48,11 +49,12 @@ fn is_judged(link: &Link) -> bool {
 }
 
 /// What the maps hold.
-pub(crate) fn maps(facts: &Facts, meshed: &BTreeSet<Ipv4Addr>, proxy: Option<&Proxy>, tunnel_port: u16) -> Maps {
+pub(crate) fn maps(inputs: &Inputs<'_>) -> Maps {
+    let Inputs { facts, meshed, traced, proxy, tunnel_port, .. } = *inputs;
     let index = |name: &str| facts.links.iter().find(|link| link.name == name).map_or(0, |link| link.index);
     let pod = |ip: &Ipv4Addr| {
         let device = facts.device_of(IpAddr::V4(*ip)).map_or(0, |link| link.index);
-        (*ip, Pod { device, flags: 0 })
+        (*ip, Pod { device, flags: if traced.contains(ip) { Pod::TRACED } else { 0 } })
     };
     let bridge = |port: &Link| {
         let bridge = facts.links.iter().find(|link| Some(link.index) == port.controller)?;
@@ -70,6 +72,7 @@ pub(crate) fn maps(facts: &Facts, meshed: &BTreeSet<Ipv4Addr>, proxy: Option<&Pr
             proxy_device: proxy.map_or(0, |proxy| index(proxy.host.device())),
             tunnel_port: u32::from(tunnel_port),
             bridged: u32::from(!ports.is_empty()),
+            traced: u32::from(!traced.is_empty()),
         },
         ports,
     }

@@ -59,6 +59,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) facts: &'a Facts,
     /// Addresses of the meshed pods of this node.
     pub(crate) meshed: &'a BTreeSet<Ipv4Addr>,
+    /// Those of them whose packets are logged.
+    pub(crate) traced: &'a BTreeSet<Ipv4Addr>,
     /// ztunnel; a former one while there is no other, so that its pods stay blocked and not bypassed.
     pub(crate) proxy: Option<&'a Proxy>,
     /// The node's address that tunnels end at.
@@ -128,7 +130,7 @@ pub(crate) fn node(inputs: &Inputs<'_>) -> Plan {
         plan.guards.bridge = guard(inputs);
     }
     if inputs.modes.contains(&Mode::Ebpf) {
-        plan.maps = Some(ebpf::maps(inputs.facts, inputs.meshed, inputs.proxy, inputs.tunnel_port));
+        plan.maps = Some(ebpf::maps(inputs));
         plan.hooks = ebpf::hooks(inputs.facts, inputs.proxy);
     }
     if let Some(ends) = ends(inputs) {

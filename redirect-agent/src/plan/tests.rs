@@ -21,11 +21,14 @@ fn ztunnel() -> Proxy {
     }
 }
 
+static NOBODY: BTreeSet<Ipv4Addr> = BTreeSet::new();
+
 fn inputs<'a>(facts: &'a Facts, meshed: &'a BTreeSet<Ipv4Addr>, proxy: Option<&'a Proxy>) -> Inputs<'a> {
     let node_ip = Some("172.18.0.2".parse().unwrap());
     Inputs {
         facts,
         meshed,
+        traced: &NOBODY,
         proxy,
         node_ip,
         tunnel_port: 6081,

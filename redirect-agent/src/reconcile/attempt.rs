@@ -29,6 +29,7 @@ impl Reconciler {
                 node_addresses: &facts.addresses,
             },
         );
+        self.follow_trace(&cluster);
         let node_ip = self.node_ip(&cluster, &facts, ledger);
         self.release_ended(&cluster);
         let next = self.next_proxy(&cluster, ledger);
@@ -187,7 +188,16 @@ impl Reconciler {
             None => (self.record.proxy().filter(|proxy| !cluster.has_given_away(proxy)), Vec::new()),
         };
         let tunnel_port = facts::tunnel_port(&facts.links, &links);
-        Ok(Inputs { facts, meshed: &cluster.meshed, proxy, node_ip, tunnel_port, modes, all_rp_filter })
+        Ok(Inputs {
+            facts,
+            meshed: &cluster.meshed,
+            traced: &self.trace.addresses,
+            proxy,
+            node_ip,
+            tunnel_port,
+            modes,
+            all_rp_filter,
+        })
     }
 
     /// kubelet and kube-proxy may start after the agent, in the backend that it did not guess.

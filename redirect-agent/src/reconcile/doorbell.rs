@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::apply::Scope;
 use super::cleanup::Outcome;
+use crate::trace::Target;
 
 /// What may have changed; the larger includes the smaller.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -44,6 +45,7 @@ pub(crate) enum Ring {
 struct State {
     changed: Cause,
     stop: bool,
+    trace: Option<Target>,
     cleanup: Option<oneshot::Sender<Outcome>>,
 }
 
@@ -58,6 +60,19 @@ impl Doorbell {
     /// Something may have changed.
     pub(crate) fn ring(&self, cause: Cause) {
         self.change(|state| state.changed = state.changed.max(cause));
+    }
+
+    /// This pod is to be traced from now on, or none.
+    pub(crate) fn trace(&self, pod: Option<Target>) {
+        self.change(|state| {
+            state.trace = pod;
+            state.changed = state.changed.max(Cause::Routing);
+        });
+    }
+
+    /// Which pod that is.
+    pub(super) fn traced(&self) -> Option<Target> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).trace.clone()
     }
 
     /// The loop is to end.

@@ -33,6 +33,7 @@ pub(crate) mod doorbell;
 mod events;
 mod rehearsal;
 mod report;
+mod trace;
 
 use doorbell::{Cause, Doorbell, Ring};
 
@@ -83,6 +84,7 @@ pub(crate) struct Reconciler {
     /// Why it is not the one that was asked for.
     fallback: Option<String>,
     bpf: Option<RefCell<Bpf>>,
+    trace: trace::Trace,
     programmed: Option<Programmed>,
     /// The node as the last whole run found it.
     facts: Option<Facts>,
@@ -128,6 +130,7 @@ impl Reconciler {
             mode,
             fallback,
             bpf: bpf.map(RefCell::new),
+            trace: trace::Trace::default(),
             programmed: None,
             facts: None,
             cluster: Cluster::default(),

@@ -32,6 +32,7 @@ pub(super) fn status(reconciler: &Reconciler, problems: Vec<Problem>) -> Status 
         repairs: reconciler.repairs.clone(),
         packets: reconciler.bpf.as_ref().map(|bpf| counts(&bpf.borrow())).unwrap_or_default(),
         tunnel_port,
+        trace: reconciler.traced(),
         proxy,
         pods,
         notes: reconciler.notes.clone(),
@@ -102,6 +103,11 @@ pub(super) fn log(old: &Status, new: &Status) {
     let still: BTreeSet<_> = new.problems.iter().collect();
     for problem in old.problems.iter().filter(|problem| !still.contains(problem)) {
         tracing::info!(object = problem.object, "solved: {}", problem.message);
+    }
+    let lost = |status: &Status| status.trace.as_ref().map_or(0, |traced| traced.lost);
+    if let Some(traced) = new.trace.as_ref().filter(|_| lost(new) > lost(old)) {
+        let more = lost(new) - lost(old);
+        tracing::warn!(target: "redirect_agent::trace", pod = %traced.pod, "{more} more lines were too many to be shown");
     }
     if old.proxy != new.proxy {
         let proxy = &new.proxy;

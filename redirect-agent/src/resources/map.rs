@@ -38,7 +38,7 @@ pub(crate) fn converge(context: &mut Context<'_>, ebpf: &mut Ebpf, desired: &Map
 
 fn config(context: &mut Context<'_>, ebpf: &mut Ebpf, desired: Config) -> anyhow::Result<()> {
     let map = ebpf.map_mut(name::CONFIG).context("no map CONFIG")?;
-    let mut map: Array<&mut MapData, [u8; 16]> = Array::try_from(map)?;
+    let mut map: Array<&mut MapData, [u8; 20]> = Array::try_from(map)?;
     if map.get(&0, 0).context("read the map CONFIG")? != desired.bytes() {
         let outcome = map.set(0, desired.bytes(), 0).map_err(Into::into);
         context.ledger.book(Kind::Map, name::CONFIG, "written", outcome);

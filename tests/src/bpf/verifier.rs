@@ -80,7 +80,7 @@ fn parse(ebpf: &Ebpf) -> Result<aya_obj::Object> {
 
 fn fd(map: &Map) -> Result<RawFd> {
     match map {
-        Map::Array(map) | Map::HashMap(map) | Map::LruHashMap(map) | Map::PerCpuArray(map) => {
+        Map::Array(map) | Map::HashMap(map) | Map::LruHashMap(map) | Map::PerCpuArray(map) | Map::RingBuf(map) => {
             Ok(map.fd().as_fd().as_raw_fd())
         }
         other => bail!("a map of a kind that no program has: {other:?}"),

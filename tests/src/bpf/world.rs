@@ -62,6 +62,13 @@ impl World {
         self
     }
 
+    /// With every second of the pods traced.
+    #[must_use]
+    pub fn traced(mut self) -> Self {
+        self.pods.values_mut().step_by(2).for_each(|pod| pod.flags |= Pod::TRACED);
+        self
+    }
+
     /// Makes the object's maps tell of this node, and of no connections.
     pub fn tell(&self, object: &mut Object) -> Result<()> {
         object.clear::<Record<Address>, Record<Pod>>(name::PODS)?;
@@ -84,6 +91,7 @@ impl World {
             proxy_device: self.proxy_device,
             tunnel_port: self.tunnel_port.into(),
             bridged: self.bridge.is_some().into(),
+            traced: self.pods.values().any(|pod| pod.flags & Pod::TRACED != 0).into(),
         };
         object.array(name::CONFIG)?.set(0, Record(config), 0).context("configure")?;
         forget(object)
