@@ -200,6 +200,12 @@ impl Lab {
         Ok(said)
     }
 
+    /// Runs `redirect-agent trace`.
+    pub fn trace_pod(&self, words: &[&str]) -> Result<String> {
+        let trace = Cmd::new(binaries::find(AGENT)?).args(["trace"]).args(words);
+        trace.args(["--state-dir".into(), self.agent_dir()]).netns(&self.node()).run()
+    }
+
     /// Asks the agent for its status.
     pub fn status(&self) -> Result<Status> {
         let answer = self.ask_status().with_context(|| format!("no status from {}", self.agent_dir().display()))?;

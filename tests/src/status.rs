@@ -42,6 +42,9 @@ pub struct Status {
     pub proxy: Proxy,
     /// The pods of this node.
     pub pods: Vec<PodStatus>,
+    /// The pod that is traced.
+    #[serde(default)]
+    pub trace: Option<Traced>,
     /// What is wrong.
     #[serde(default)]
     pub problems: Vec<Problem>,
@@ -79,6 +82,17 @@ pub struct PodStatus {
     pub state: String,
     /// Why.
     pub reason: Option<String>,
+}
+
+/// The pod that is traced.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Traced {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Lines that were too many to be shown.
+    pub lost: u64,
 }
 
 /// Something that is wrong.
