@@ -128,6 +128,15 @@ impl Packet {
         ethernet::parse::<false>(frame)
     }
 
+    /// Reads a packet of a device without a link layer, from its IP header on; IPv6 counts as no IP, as in
+    /// [`Self::ipv4_from_ethernet`]. It ends where its header says: how many bytes there are is not asked for.
+    #[inline(always)]
+    pub fn ipv4_from_ip(packet: &(impl Octets + ?Sized)) -> Result<Self, Unparsed> {
+        let packet = &octets::Endless(packet);
+        let [first] = packet.octets(0).ok_or(Unparsed::Truncated)?;
+        if first >> 4 == 4 { ipv4::parse(packet, 0) } else { Err(Unparsed::NotIp) }
+    }
+
     /// Reads a packet that begins with its IP header, as a local socket's does on its way out.
     #[inline]
     pub fn from_ip(packet: &(impl Octets + ?Sized)) -> Result<Self, Unparsed> {

@@ -10,7 +10,7 @@ use redirect_common::policy::{Hook, decide};
 use crate::count::count;
 use crate::maps::{CONFIG, PORTS};
 use crate::scratch::{Scratch, scratch};
-use crate::skb::Skb;
+use crate::skb::{Network, Skb};
 use crate::trace::{at, trace};
 use crate::view::{Node, pod};
 
@@ -49,8 +49,14 @@ pub(crate) fn read(skb: &Skb<'_>, unreadable: Unreadable, then: impl Act) -> i32
     } else if let Some(plain) = skb.plain::<UDP>() {
         read_plain(skb, &plain, unreadable, then)
     } else {
-        read_slowly(skb, unreadable, then)
+        read_slowly::<true>(skb, unreadable, then)
     }
+}
+
+/// As [`read`], on a device whose packets begin with their IP header.
+#[inline(always)]
+pub(crate) fn read_ip(skb: &Skb<'_>, unreadable: Unreadable, then: impl Act) -> i32 {
+    read_slowly::<false>(skb, unreadable, then)
 }
 
 /// Most packets: nothing of them leaves the registers.
@@ -69,9 +75,9 @@ fn read_plain<const PROTOCOL: u8>(
 
 /// What has another shape. A function of its own in the kernel too, so that it costs the others no registers.
 #[inline(never)]
-fn read_slowly(skb: &Skb<'_>, unreadable: Unreadable, then: impl Act) -> i32 {
+fn read_slowly<const ETHERNET: bool>(skb: &Skb<'_>, unreadable: Unreadable, then: impl Act) -> i32 {
     let Some(scratch) = scratch() else { return NEXT };
-    match fill(skb, unreadable, scratch) {
+    match fill::<ETHERNET>(skb, unreadable, scratch) {
         // SAFETY: it has just been written.
         READ => then.act(skb, unsafe { scratch.packet() }, scratch.flow()),
         action => action,
@@ -96,8 +102,9 @@ pub(crate) fn judge(skb: &Skb<'_>, hook: Hook, packet: &Packet, flow: Option<&Fl
 
 /// A function of its own in the kernel too: what it needs of the stack is free again for what follows.
 #[inline(never)]
-fn fill(skb: &Skb<'_>, unreadable: Unreadable, scratch: &mut Scratch) -> i32 {
-    match Packet::ipv4_from_ethernet(skb) {
+fn fill<const ETHERNET: bool>(skb: &Skb<'_>, unreadable: Unreadable, scratch: &mut Scratch) -> i32 {
+    let packet = if ETHERNET { Packet::ipv4_from_ethernet(skb) } else { Packet::ipv4_from_ip(&Network(skb)) };
+    match packet {
         Ok(packet) => {
             scratch.keep(packet);
             READ

@@ -23,7 +23,7 @@ use redirect_common::policy::{Hook, Ingress};
 use redirect_common::trace::At;
 
 use crate::count::count;
-use crate::judge::{Act, DROP, NEXT, Unreadable, judge, read, route_not_switch};
+use crate::judge::{Act, DROP, NEXT, Unreadable, judge, read, read_ip, route_not_switch};
 use crate::maps::CONFIG;
 use crate::skb::Skb;
 use crate::trace::trace;
@@ -45,6 +45,12 @@ pub fn redirect_from_proxy(context: TcContext) -> i32 {
 #[classifier]
 pub fn redirect_from_network(context: TcContext) -> i32 {
     mark(&Skb::new(&context), Hook::Ingress(Ingress::Other))
+}
+
+/// Ingress of what leads to other nodes without a link layer: IPIP, WireGuard, tun.
+#[classifier]
+pub fn redirect_from_ip(context: TcContext) -> i32 {
+    read_ip(&Skb::new(&context), Unreadable::Passes, Mark(Hook::Ingress(Ingress::Other)))
 }
 
 /// Ingress of `istioin` and `istioout`.

@@ -1,6 +1,10 @@
 //! The packet where the kernel has it: reading it, also what is not in the linear part of the skb, and writing its mark.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
+use aya_ebpf::helpers::bpf_skb_load_bytes_relative;
 use aya_ebpf::programs::TcContext;
 use redirect_common::names::Mark;
 use redirect_common::packet::{Octets, PLAIN_LEN, Plain};
@@ -77,5 +81,28 @@ impl Octets for Skb<'_> {
     #[inline(always)]
     fn octets<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.context.load(offset).ok()
+    }
+}
+
+/// The packet from its IP header on. Of a device without a link layer, not even the kernel's idea of where the packet begins
+/// says where that is: IPIP leaves the outer headers before it until 5.14 (`ipip_tunnel_rcv`, net/ipv4/ipip.c).
+pub(crate) struct Network<'a>(pub(crate) &'a Skb<'a>);
+
+impl Octets for Network<'_> {
+    #[inline(always)]
+    fn size(&self) -> usize {
+        self.0.size()
+    }
+
+    #[inline(always)]
+    fn octets<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let mut octets = MaybeUninit::<[u8; N]>::uninit();
+        let (skb, offset) = (self.0.context.skb.skb, u32::try_from(offset).ok()?);
+        // SAFETY: as many bytes are written as there is room for, or the call fails.
+        let outcome = unsafe {
+            bpf_skb_load_bytes_relative(skb.cast(), offset, octets.as_mut_ptr().cast(), N as u32, BPF_HDR_START_NET)
+        };
+        // SAFETY: the call has written all of them.
+        (outcome == 0).then(|| unsafe { octets.assume_init() })
     }
 }

@@ -162,6 +162,7 @@ const TWO_PODS: Budget =
 const NEW_ZTUNNEL: Budget = &[
     ("link", 8),
     ("address", 4),
+    ("neighbour", 4),
     ("route", 20),
     ("rule", 4),
     ("sysctl", 16),

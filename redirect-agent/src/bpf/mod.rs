@@ -32,9 +32,10 @@ const PRIVATE: u32 = 0o700;
 const FLOWS: [&str; 2] = [name::FLOWS, name::DATAGRAMS];
 
 /// Every program that is attached somewhere.
-const PROGRAMS: [&str; 6] = [
+const PROGRAMS: [&str; 7] = [
     "redirect_from_pod",
     "redirect_from_network",
+    "redirect_from_ip",
     "redirect_from_proxy",
     "redirect_from_tunnel",
     "redirect_from_node",

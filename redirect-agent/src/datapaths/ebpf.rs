@@ -7,7 +7,7 @@ use redirect_common::maps::{Address, Config, Pod, Port};
 use redirect_common::names::{ISTIOIN, ISTIOOUT};
 
 use crate::facts::Facts;
-use crate::kernel::links::Link;
+use crate::kernel::links::{Begins, Link};
 use crate::plan::Inputs;
 use crate::proxy::Proxy;
 use crate::resources::map::Maps;
@@ -32,6 +32,7 @@ pub(crate) fn hooks(facts: &Facts, proxy: Option<&Proxy>) -> Hooks {
     add(ISTIOIN.node_link, Direction::Egress, "redirect_from_node");
     for link in facts.links.iter().filter(|link| is_judged(link)) {
         match link.kind.as_deref() {
+            _ if link.begins == Begins::Ip => add(&link.name, Direction::Ingress, "redirect_from_ip"),
             _ if proxy_veth == Some(link.name.as_str()) => add(&link.name, Direction::Ingress, "redirect_from_proxy"),
             Some("veth") => {
                 add(&link.name, Direction::Ingress, "redirect_from_pod");
@@ -45,7 +46,7 @@ pub(crate) fn hooks(facts: &Facts, proxy: Option<&Proxy>) -> Hooks {
 
 fn is_judged(link: &Link) -> bool {
     let tunnel = [ISTIOIN, ISTIOOUT].iter().any(|tunnel| tunnel.node_link == link.name);
-    link.ethernet && !tunnel && !link.kind.as_deref().is_some_and(|kind| WITHOUT.contains(&kind))
+    link.begins != Begins::Other && !tunnel && !link.kind.as_deref().is_some_and(|kind| WITHOUT.contains(&kind))
 }
 
 /// What the maps hold.
@@ -91,12 +92,18 @@ mod tests {
 
     #[test]
     fn every_kind_of_device_has_its_program() {
-        let mut facts = Facts::for_tests(&["lo", "eth0", "veth1", "veth2", "cni0", "istioin"]);
-        for (link, kind) in
-            facts.links.iter_mut().zip([None, None, Some("veth"), Some("veth"), Some("bridge"), Some("geneve")])
-        {
+        let kinds = [
+            ("lo", None, Begins::Other),
+            ("eth0", None, Begins::Ethernet),
+            ("veth1", Some("veth"), Begins::Ethernet),
+            ("cni0", Some("bridge"), Begins::Ethernet),
+            ("istioin", Some("geneve"), Begins::Ethernet),
+            ("wg0", Some("wireguard"), Begins::Ip),
+        ];
+        let mut facts = Facts::for_tests(&kinds.map(|(name, ..)| name));
+        for (link, (_, kind, begins)) in facts.links.iter_mut().zip(kinds) {
             link.kind = kind.map(str::to_owned);
-            link.ethernet = link.name != "lo";
+            link.begins = begins;
         }
         let hooks = hooks(&facts, None);
         let of = |device: &str, direction| hooks.get(&Hook { device: device.to_owned(), direction }).copied();
@@ -106,6 +113,7 @@ mod tests {
         assert_eq!(of("veth1", Direction::Egress), Some("redirect_to_pod"));
         assert_eq!(of("istioin", Direction::Ingress), Some("redirect_from_tunnel"));
         assert_eq!(of("istioin", Direction::Egress), Some("redirect_from_node"));
+        assert_eq!(of("wg0", Direction::Ingress), Some("redirect_from_ip"));
         assert_eq!((of("lo", Direction::Ingress), of("cni0", Direction::Ingress)), (None, None));
     }
 }

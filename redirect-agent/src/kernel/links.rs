@@ -22,8 +22,7 @@ pub(crate) struct Link {
     pub(crate) kind: Option<String>,
     pub(crate) mac: Option<[u8; 6]>,
     pub(crate) up: bool,
-    /// Its packets have Ethernet headers (`ARPHRD_ETHER`).
-    pub(crate) ethernet: bool,
+    pub(crate) begins: Begins,
     /// Length of its transmit queue, in packets; 0 for what has none, such as a veth.
     pub(crate) queue_len: u32,
     /// For a veth the index of its peer, in the peer's namespace.
@@ -33,6 +32,35 @@ pub(crate) struct Link {
     /// Index of the bridge that the link is a port of.
     pub(crate) controller: Option<u32>,
     pub(crate) geneve: Option<GeneveInfo>,
+}
+
+/// What a link's packets begin with, by its type (`ARPHRD_*`, `include/uapi/linux/if_arp.h`).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) enum Begins {
+    /// An Ethernet header.
+    Ethernet,
+    /// An IP header: WireGuard and tun (`ARPHRD_NONE`), IPIP, SIT, GRE without a key to another link layer, PPP, modems.
+    Ip,
+    /// Something else, or it is the loopback, on which nothing arrives that was not sent here.
+    #[default]
+    Other,
+}
+
+impl Begins {
+    fn of(kind: LinkLayerType) -> Self {
+        match kind {
+            LinkLayerType::Ether => Self::Ethernet,
+            LinkLayerType::None
+            | LinkLayerType::Tunnel
+            | LinkLayerType::Tunnel6
+            | LinkLayerType::Sit
+            | LinkLayerType::Ipgre
+            | LinkLayerType::Ip6gre
+            | LinkLayerType::Ppp
+            | LinkLayerType::Rawip => Self::Ip,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// What a GENEVE link says of itself.
@@ -58,8 +86,8 @@ pub(crate) fn dump(netlink: &mut Netlink) -> anyhow::Result<Vec<Link>> {
 
 fn parse(message: LinkMessage) -> Option<Link> {
     let up = message.header.flags.contains(LinkFlags::Up);
-    let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
-    let mut link = Link { index: message.header.index, up, ethernet, ..Link::default() };
+    let begins = Begins::of(message.header.link_layer_type);
+    let mut link = Link { index: message.header.index, up, begins, ..Link::default() };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,

@@ -21,3 +21,19 @@ impl Octets for [u8] {
         self.get(offset..)?.first_chunk().copied()
     }
 }
+
+/// Bytes whose number is not known: those that are not there are missed when they are read.
+pub(super) struct Endless<'a, T: ?Sized>(pub(super) &'a T);
+
+impl<T: Octets + ?Sized> Octets for Endless<'_, T> {
+    #[inline(always)]
+    fn size(&self) -> usize {
+        // As far as any offset comes, and then some.
+        1 << 20
+    }
+
+    #[inline(always)]
+    fn octets<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0.octets(offset)
+    }
+}

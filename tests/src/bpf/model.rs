@@ -72,7 +72,7 @@ impl Model {
     }
 
     fn judge(&mut self, program: Program, hook: Hook, given: Given<'_>, before: Ran) -> (Ran, Option<Row>) {
-        let packet = match self.read(given, program.is_port()) {
+        let packet = match self.read(program, given) {
             Ok(packet) => packet,
             Err(action) => return (Ran { action, ..before }, None),
         };
@@ -98,7 +98,7 @@ impl Model {
         if SKIP.matches(given.mark) {
             return before;
         }
-        let action = match self.read(given, false) {
+        let action = match self.read(Program::ToPod, given) {
             Ok(packet) if packet.protocol == TCP && self.is_meshed(packet.destination) => {
                 self.count(Counter::Bypass as u32);
                 DROP
@@ -109,11 +109,11 @@ impl Model {
         Ran { action, ..before }
     }
 
-    fn read(&mut self, given: Given<'_>, drops: bool) -> Result<Packet, i32> {
-        let (counter, action) = match Packet::ipv4_from_ethernet(given.frame) {
+    fn read(&mut self, program: Program, given: Given<'_>) -> Result<Packet, i32> {
+        let (counter, action) = match program.read(given.frame) {
             Ok(packet) => return Ok(packet),
             Err(Unparsed::NotIp) => (Counter::Other, NEXT),
-            Err(_) if drops => (Counter::UnparsedDropped, DROP),
+            Err(_) if program.is_port() => (Counter::UnparsedDropped, DROP),
             Err(_) => (Counter::Unparsed, NEXT),
         };
         self.count(counter as u32);

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use redirect_common::flow::Flow;
-use redirect_common::packet::Packet;
+use redirect_common::packet::{Packet, Unparsed};
 use redirect_common::policy::Row;
 
 use super::Conversation;
@@ -26,19 +26,37 @@ pub enum Difference {
     Invalid,
     /// A packet after one that conntrack called invalid.
     AfterInvalid,
+    /// A packet that is cut short, from a device without a link layer.
+    CutShort,
 }
 
 impl Difference {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Ipv6, Self::LaterFragment, Self::FirstSegment, Self::OtherProtocol, Self::Invalid, Self::AfterInvalid];
+    pub const ALL: [Self; 7] = [
+        Self::Ipv6,
+        Self::LaterFragment,
+        Self::FirstSegment,
+        Self::OtherProtocol,
+        Self::Invalid,
+        Self::AfterInvalid,
+        Self::CutShort,
+    ];
+
+    /// Whether there is a link layer where it shows.
+    #[must_use]
+    pub const fn has_link_layer(self) -> bool {
+        !matches!(self, Self::CutShort)
+    }
 
     /// The difference by which the frame `piece` of packet `at` of a conversation may meet `row` although the law on the whole
     /// packet says another; `None` if there is no excuse.
     #[must_use]
     pub fn of(conversation: &Conversation, at: usize, piece: usize, frame: &[u8], row: Option<Row>) -> Option<Self> {
         let step = conversation.steps.get(at)?;
-        let packet = Packet::from_ethernet(frame).ok();
+        let packet = match Packet::from_ethernet(frame) {
+            Err(Unparsed::Truncated) if row.is_some() => return Some(Self::CutShort),
+            packet => packet.ok(),
+        };
         if step.datagram.source.is_ipv6() {
             return row.is_none().then_some(Self::Ipv6);
         }
@@ -78,6 +96,10 @@ impl Difference {
             Self::Invalid => {
                 "conntrack takes cut-off headers and impossible flags for no part of a connection; here a packet is part of the \
                  connection that its ports name"
+            }
+            Self::CutShort => {
+                "without a link layer a program does not know how many bytes there are behind the IP header: a packet ends where \
+                 its header says, and is judged by what is there. The kernel drops it afterwards (`ip_rcv_core`)"
             }
             Self::AfterInvalid => "what conntrack called invalid is remembered here, and its answer finds that",
         }

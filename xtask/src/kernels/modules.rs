@@ -12,7 +12,7 @@ const WANTED: &[&str] = &[
     // The guest's own channels to the host.
     "virtio_pci", "virtio_console",
     // Links.
-    "veth", "geneve", "vxlan", "bridge", "br_netfilter", "nft_meta_bridge", "dummy", "tun", "macvlan",
+    "veth", "geneve", "vxlan", "bridge", "br_netfilter", "nft_meta_bridge", "dummy", "tun", "macvlan", "ipip",
     // tc.
     "sch_ingress", "cls_bpf", "cls_flower", "cls_matchall", "act_bpf", "act_gact", "act_mirred",
     // Sets.

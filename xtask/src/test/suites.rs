@@ -44,15 +44,8 @@ type Way = (&'static str, Option<&'static str>);
 const TCX_SINCE: usize = 2;
 
 /// Programs that are about programs in the kernel, and choose the mode themselves where they need another one.
-const EBPF_ONLY: [&str; 7] = [
-    "node_eviction",
-    "node_fallback",
-    "node_layout",
-    "node_modes",
-    "node_neighbours",
-    "node_survives",
-    "node_trace",
-];
+const EBPF_ONLY: [&str; 7] =
+    ["node_eviction", "node_fallback", "node_layout", "node_modes", "node_neighbours", "node_survives", "node_trace"];
 /// Those of them that end in iptables mode, however programs would be attached.
 const NEVER_ATTACHED: [&str; 1] = ["node_fallback"];
 /// What takes minutes: each single thing is broken in turn.
