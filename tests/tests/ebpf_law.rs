@@ -61,7 +61,7 @@ fn judge_corpus(world: &World, uplink: Program) -> Result<()> {
                 }
                 match Difference::of(&conversation, at, piece, &frame, row) {
                     Some(difference) if difference.has_link_layer() || program == Program::FromIp => {
-                        *differences.entry(difference).or_default() += 1
+                        *differences.entry(difference).or_default() += 1;
                     }
                     _ => wrong.push(format!("{}: the programs' law gives {row:?}, not {:?}", name(), step.law)),
                 }

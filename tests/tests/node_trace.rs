@@ -14,7 +14,7 @@ use redirect_lab::mode::Mode;
 use redirect_lab::programs::{Hung, hung};
 use rustix::process::Signal;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 /// What lines of the log about packets contain.
 const TARGET: &str = "redirect_agent::trace: ";
 /// Lines that the agent shows in a second.

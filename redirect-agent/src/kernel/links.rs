@@ -39,7 +39,7 @@ pub(crate) struct Link {
 pub(crate) enum Begins {
     /// An Ethernet header.
     Ethernet,
-    /// An IP header: WireGuard and tun (`ARPHRD_NONE`), IPIP, SIT, GRE without a key to another link layer, PPP, modems.
+    /// An IP header: `WireGuard` and tun (`ARPHRD_NONE`), IPIP, SIT, GRE without a key to another link layer, PPP, modems.
     Ip,
     /// Something else, or it is the loopback, on which nothing arrives that was not sent here.
     #[default]

@@ -23,7 +23,7 @@ mod reader;
 pub(crate) use reader::{Tap, start};
 
 /// How long the loop may take to bring it to the programs.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The pod that is traced.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
