@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, TcAttachType};
+use aya::sys::SyscallError;
 use nix::net::if_::if_nameindex;
 use serde::Deserialize;
 
@@ -16,6 +17,8 @@ use crate::netns::Netns;
 pub const OBJECT_VARIABLE: &str = "REDIRECT_BPF_OBJECT";
 /// What the names of the agent's programs start with. The kernel keeps 15 bytes of a name.
 const OURS: &str = "redirect_";
+/// How often a hook is looked at again because a program was replaced between its number being read and its name.
+const LOOKS: usize = 10;
 
 /// The BPF object that the environment names.
 pub fn object() -> Result<PathBuf> {
@@ -158,7 +161,19 @@ struct FilterProgram {
     name: String,
 }
 
+/// A filter's program is asked for its name by its number; one that was replaced meanwhile has none. Nor has one that never had.
 fn filters(netns: &Netns, device: &str, hook: Hook) -> Result<Vec<Hung>> {
+    let mut hung = Vec::new();
+    for _ in 0..LOOKS {
+        hung = filters_at_once(netns, device, hook)?;
+        if hung.iter().all(|hung| !hung.name.is_empty()) {
+            break;
+        }
+    }
+    Ok(hung)
+}
+
+fn filters_at_once(netns: &Netns, device: &str, hook: Hook) -> Result<Vec<Hung>> {
     let text = Cmd::line("tc -j filter show dev").args([device, hook.name()]).netns(netns).run()?;
     let all: Vec<Filter> = serde_json::from_str(&text).with_context(|| format!("tc says {text:?}"))?;
     let hung = |filter: Filter| {
@@ -170,7 +185,14 @@ fn filters(netns: &Netns, device: &str, hook: Hook) -> Result<Vec<Hung>> {
 }
 
 fn links(netns: &Netns, device: &str, hook: Hook) -> Result<Vec<Hung>> {
-    let asked = netns.run(|| SchedClassifier::query_tcx(device, hook.attach_type()))?;
+    let ask = || netns.run(|| SchedClassifier::query_tcx(device, hook.attach_type()));
+    let mut asked = ask()?;
+    for _ in 1..LOOKS {
+        if !asked.as_ref().is_err_and(was_replaced) {
+            break;
+        }
+        asked = ask()?;
+    }
     let infos = match asked {
         Ok((_, infos)) => infos,
         // Kernels before 6.6 do not know what is asked for; and where nothing was ever attached there is no list.
@@ -184,15 +206,16 @@ fn links(netns: &Netns, device: &str, hook: Hook) -> Result<Vec<Hung>> {
     Ok(infos.into_iter().map(hung).collect())
 }
 
+/// The list names a program that the kernel no longer has.
+fn was_replaced(error: &ProgramError) -> bool {
+    let ProgramError::SyscallError(SyscallError { call, io_error }) = error else { return false };
+    *call == "bpf_prog_get_fd_by_id" && io_error.raw_os_error() == Some(nix::libc::ENOENT)
+}
+
 fn is_absence(error: &ProgramError) -> bool {
-    let mut source: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return [nix::libc::EINVAL, nix::libc::ENOENT].map(Some).contains(&error.raw_os_error());
-        }
-        source = error.source();
-    }
-    false
+    let ProgramError::SyscallError(SyscallError { call, io_error }) = error else { return false };
+    let absent = [nix::libc::EINVAL, nix::libc::ENOENT].map(Some);
+    *call == "bpf_prog_query" && absent.contains(&io_error.raw_os_error())
 }
 
 /// Whether this kernel has TCX: only one that has it can be asked what is attached by it.
