@@ -48,8 +48,8 @@ const EBPF_ONLY: [&str; 7] =
     ["node_eviction", "node_fallback", "node_layout", "node_modes", "node_neighbours", "node_survives", "node_trace"];
 /// Those of them that end in iptables mode, however programs would be attached.
 const NEVER_ATTACHED: [&str; 1] = ["node_fallback"];
-/// What takes minutes: each single thing is broken in turn.
-const LONG: [&str; 1] = ["node_drift"];
+/// What takes minutes: each single thing is broken in turn, or each step of a takeover.
+const LONG: [&str; 2] = ["node_drift", "node_layout"];
 /// What is done with programs attached in both ways wherever the kernel has both.
 const ATTACHING: [&str; 4] = ["node_modes", "node_neighbours", "node_survives", "node_table"];
 
