@@ -1,0 +1,23 @@
+//! The CNI plugin that holds a pod's start until the agent has enrolled it.
+//! It runs for every pod of the cluster, so it starts no runtime and links little.
+//!
+//! * [`spec`]: what the CNI specification says: environment, network configuration, results, errors, versions.
+//! * [`plugin`]: the commands, from what a runtime gives to what it gets.
+//! * [`protocol`]: what plugin and agent say to each other; [`client`] is the plugin's side of it.
+//! * [`netns`]: whether a path is a pod's network namespace and not the node's.
+
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod deadline;
+pub mod input;
+mod json;
+pub mod netns;
+pub mod plugin;
+pub mod protocol;
+pub mod spec;
+
+/// The plugin's name: that of its binary, and the `type` of its entry in a list.
+pub const PLUGIN: &str = "redirect-cni";
+/// Where the agent listens for it.
+pub const SOCKET: &str = "/run/redirect/cni.sock";
