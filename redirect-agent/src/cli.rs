@@ -67,9 +67,13 @@ pub(crate) struct Run {
     /// Name of this node, as in the pods' spec.nodeName.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: String,
-    /// Where to learn of pods: `manifests:DIR` watches a folder of Kubernetes YAML (Namespaces, Pods with status).
+    /// Where to learn of pods: `kubernetes` follows the API server, `manifests:DIR` watches a folder of Kubernetes YAML
+    /// (Namespaces, Pods with status) [default: kubernetes in a cluster or with --kubeconfig]
     #[arg(long, value_name = "SOURCE")]
-    pub(crate) pods: PodSource,
+    pub(crate) pods: Option<PodSource>,
+    /// How to reach the API server [default: $KUBECONFIG, else the service account of the agent's pod]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
     /// Address of this node that ztunnel's tunnels end at [default: status.hostIP of ztunnel's pod]
     #[arg(long, value_name = "IP")]
     pub(crate) node_ip: Option<Ipv4Addr>,
@@ -148,8 +152,20 @@ impl BackendChoice {
 /// Where the agent learns of pods.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum PodSource {
+    /// The API server.
+    Kubernetes,
     /// A folder of manifests.
     Manifests(PathBuf),
+}
+
+impl PodSource {
+    /// As `status` names it.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Kubernetes => "kubernetes",
+            Self::Manifests(_) => "manifests",
+        }
+    }
 }
 
 impl FromStr for PodSource {
@@ -157,8 +173,9 @@ impl FromStr for PodSource {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
+            None if text == "kubernetes" => Ok(Self::Kubernetes),
             Some(("manifests", directory)) if !directory.is_empty() => Ok(Self::Manifests(directory.into())),
-            _ => Err("expected manifests:DIR".into()),
+            _ => Err("expected kubernetes or manifests:DIR".into()),
         }
     }
 }
@@ -244,7 +261,8 @@ mod tests {
     fn sources() {
         assert_eq!("manifests:/x".parse(), Ok(PodSource::Manifests("/x".into())));
         assert!("manifests:".parse::<PodSource>().is_err());
-        assert!("kubernetes".parse::<PodSource>().is_err());
+        assert_eq!("kubernetes".parse(), Ok(PodSource::Kubernetes));
+        assert!("kubernetes:x".parse::<PodSource>().is_err());
     }
 
     #[test]

@@ -12,6 +12,8 @@ use crate::resources::chain::backend::Backend;
 pub(crate) struct Config {
     /// As in `spec.nodeName`.
     pub(crate) node_name: String,
+    /// Where pods are learnt of, as `status` names it.
+    pub(crate) source: &'static str,
     /// The node's address that tunnels end at; `None` takes the pods' `status.hostIP`.
     pub(crate) node_ip: Option<Ipv4Addr>,
     /// Namespace where ztunnel runs.

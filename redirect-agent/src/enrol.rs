@@ -4,7 +4,6 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use k8s_openapi::api::core::v1::Pod;
 use redirect_common::names::{
     ANNOTATION_REDIRECTION, ANNOTATION_SIDECAR, LABEL_MODE, MODE_AMBIENT, PROXY_APP, REDIRECTION_DISABLED, TUNNELS,
 };
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::proxy::{Proxy, ProxyPod};
 use crate::resources::ledger::Problem;
-use crate::sources::Snapshot;
+use crate::sources::{Pod, Snapshot};
 
 /// What enrolment depends on beside the snapshot.
 pub(crate) struct Rules<'a> {
@@ -52,6 +51,14 @@ pub(crate) struct PodVerdict {
     pub(crate) reason: Option<String>,
 }
 
+impl PodVerdict {
+    /// The agent has taken everything away: no pod is redirected any more.
+    pub(crate) fn take_out(&mut self) {
+        self.state = State::NotMeshed;
+        self.reason = Some("the agent was removed from the node".to_owned());
+    }
+}
+
 /// The verdict on every pod of the node.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Cluster {
@@ -76,13 +83,10 @@ impl Cluster {
 
 /// Decides about every pod of this node.
 pub(crate) fn decide(snapshot: &Snapshot, rules: &Rules<'_>) -> Cluster {
-    let here: Vec<_> = snapshot.pods.iter().filter(|pod| node_name(pod) == Some(rules.node_name)).collect();
-    let ambient: BTreeSet<_> = snapshot
-        .namespaces
-        .iter()
-        .filter(|namespace| label(namespace.metadata.labels.as_ref(), LABEL_MODE) == Some(MODE_AMBIENT))
-        .filter_map(|namespace| namespace.metadata.name.as_deref())
-        .collect();
+    let pods = snapshot.pods.iter().map(|pod| &**pod);
+    let here: Vec<_> = pods.filter(|pod| pod.node.as_deref() == Some(rules.node_name)).collect();
+    let ambient = snapshot.namespaces.iter().filter(|namespace| namespace.is_ambient);
+    let ambient: BTreeSet<_> = ambient.map(|namespace| namespace.name.as_str()).collect();
     let mut cluster = Cluster { problems: snapshot.problems.clone(), ..Cluster::default() };
     choose_proxy(&here, rules, &mut cluster);
     let owners = owners(&here, cluster.proxy.as_ref());
@@ -105,7 +109,8 @@ pub(crate) fn decide(snapshot: &Snapshot, rules: &Rules<'_>) -> Cluster {
 }
 
 fn judge(pod: &Pod, ambient: &BTreeSet<&str>, owners: &Owners<'_>, rules: &Rules<'_>) -> PodVerdict {
-    let (ips, malformed) = ips(pod);
+    let ips = ips(pod).to_vec();
+    let malformed = pod.ips.as_ref().err().cloned();
     let (state, reason) = match membership(pod, ambient, rules) {
         Err(reason) => (State::NotMeshed, Some(reason)),
         Ok(()) => match malformed.or_else(|| unusable(pod, &ips, owners, rules)) {
@@ -117,13 +122,12 @@ fn judge(pod: &Pod, ambient: &BTreeSet<&str>, owners: &Owners<'_>, rules: &Rules
             None => (State::Meshed, None),
         },
     };
-    let PodName { namespace, name, uid } = name_of(pod);
     PodVerdict {
-        namespace: namespace.into(),
-        name: name.into(),
-        uid: uid.into(),
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
         ips,
-        ended: ended(pod).is_some(),
+        ended: pod.ended.is_some(),
         state,
         reason,
     }
@@ -131,28 +135,26 @@ fn judge(pod: &Pod, ambient: &BTreeSet<&str>, owners: &Owners<'_>, rules: &Rules
 
 /// Whether the pod belongs to the mesh; the error says why not.
 fn membership(pod: &Pod, ambient: &BTreeSet<&str>, rules: &Rules<'_>) -> Result<(), String> {
-    let annotations = pod.metadata.annotations.as_ref();
-    let own = label(pod.metadata.labels.as_ref(), LABEL_MODE);
-    let namespace = name_of(pod).namespace;
-    if is_proxy(pod) && namespace == rules.proxy_namespace {
+    let namespace = pod.namespace.as_str();
+    if is_candidate(pod, rules) {
         return Err("is ztunnel".into());
     }
-    match own {
+    match pod.mode.as_deref() {
         Some(MODE_AMBIENT) => {}
         Some(other) => return Err(format!("label {LABEL_MODE}={other}")),
         None if ambient.contains(namespace) => {}
         None => return Err(format!("neither it nor namespace {namespace} is labelled {LABEL_MODE}={MODE_AMBIENT}")),
     }
-    if label(annotations, ANNOTATION_REDIRECTION) == Some(REDIRECTION_DISABLED) {
+    if pod.is_disabled {
         return Err(format!("annotation {ANNOTATION_REDIRECTION}: {REDIRECTION_DISABLED}"));
     }
-    if label(annotations, ANNOTATION_SIDECAR).is_some() {
+    if pod.has_sidecar {
         return Err(format!("has a sidecar (annotation {ANNOTATION_SIDECAR})"));
     }
-    if is_host_network(pod) {
+    if pod.is_host_network {
         return Err("uses the node's network (hostNetwork)".into());
     }
-    if let Some(phase) = ended(pod) {
+    if let Some(phase) = pod.ended {
         return Err(format!("has ended (phase {phase})"));
     }
     Ok(())
@@ -183,21 +185,19 @@ fn unusable(pod: &Pod, ips: &[IpAddr], owners: &Owners<'_>, rules: &Rules<'_>) -
 type Owners<'a> = BTreeMap<IpAddr, &'a Pod>;
 
 fn owners<'a>(pods: &[&'a Pod], proxy: Option<&ProxyPod>) -> Owners<'a> {
-    let mut sorted: Vec<_> = pods.iter().copied().filter(|pod| !is_host_network(pod) && ended(pod).is_none()).collect();
-    let is_chosen = |pod: &Pod| proxy.is_some_and(|proxy| name_of(pod).uid == proxy.uid);
+    let mut sorted: Vec<_> = pods.iter().copied().filter(|pod| !pod.is_host_network && pod.ended.is_none()).collect();
+    let is_chosen = |pod: &Pod| proxy.is_some_and(|proxy| pod.uid == proxy.uid);
     sorted.sort_by_key(|pod| (is_chosen(pod), age_key(pod)));
-    sorted.into_iter().flat_map(|pod| ips(pod).0.into_iter().map(move |ip| (ip, pod))).collect()
+    sorted.into_iter().flat_map(|pod| ips(pod).iter().map(move |ip| (*ip, pod))).collect()
 }
 
 /// Older pods sort first; the uid makes the order total.
-fn age_key(pod: &Pod) -> (Option<i128>, String) {
-    let created = pod.metadata.creation_timestamp.as_ref().map(|time| time.0.as_nanosecond());
-    (created, name_of(pod).uid.to_owned())
+fn age_key(pod: &Pod) -> (Option<i128>, &str) {
+    (pod.created, &pod.uid)
 }
 
 fn choose_proxy(pods: &[&Pod], rules: &Rules<'_>, cluster: &mut Cluster) {
-    let mut candidates: Vec<_> =
-        pods.iter().filter(|pod| is_proxy(pod) && name_of(pod).namespace == rules.proxy_namespace).collect();
+    let mut candidates: Vec<_> = pods.iter().filter(|pod| is_candidate(pod, rules)).collect();
     candidates.sort_by_key(|pod| Reverse(age_key(pod)));
     if candidates.is_empty() {
         let reason = format!("no pod labelled app={PROXY_APP} in namespace {} on this node", rules.proxy_namespace);
@@ -220,28 +220,24 @@ fn choose_proxy(pods: &[&Pod], rules: &Rules<'_>, cluster: &mut Cluster) {
 }
 
 fn proxy_pod(pod: &Pod) -> Result<(ProxyPod, Option<Ipv4Addr>), String> {
-    if is_host_network(pod) {
+    if pod.is_host_network {
         return Err("uses the node's network (hostNetwork); ztunnel needs a network of its own".into());
     }
-    if let Some(phase) = ended(pod) {
+    if let Some(phase) = pod.ended {
         return Err(format!("has ended (phase {phase})"));
     }
-    if !is_ready(pod) {
+    if !pod.is_ready {
         return Err("is not Ready".into());
     }
-    let (ips, malformed) = ips(pod);
-    if let Some(reason) = malformed {
-        return Err(reason);
-    }
-    let ip = ips.into_iter().find(IpAddr::is_ipv4).ok_or("has no IPv4 address yet")?;
-    let PodName { namespace, name, uid } = name_of(pod);
-    let host_ip = pod.status.as_ref().and_then(|status| status.host_ip.as_ref()?.parse().ok());
-    Ok((ProxyPod { uid: uid.into(), namespace: namespace.into(), name: name.into(), ip }, host_ip))
+    let ips = pod.ips.as_ref().map_err(Clone::clone)?;
+    let ip = ips.iter().copied().find(IpAddr::is_ipv4).ok_or("has no IPv4 address yet")?;
+    let proxy = ProxyPod { uid: pod.uid.clone(), namespace: pod.namespace.clone(), name: pod.name.clone(), ip };
+    Ok((proxy, pod.host_ip))
 }
 
 /// Pods that look like ztunnel where it does not run.
 fn impostors(pods: &[&Pod], rules: &Rules<'_>) -> Vec<Problem> {
-    let elsewhere = pods.iter().filter(|pod| is_proxy(pod) && name_of(pod).namespace != rules.proxy_namespace);
+    let elsewhere = pods.iter().filter(|pod| pod.is_proxy && pod.namespace != rules.proxy_namespace);
     let message = format!(
         "is labelled app={PROXY_APP} outside namespace {}; it is not taken for the node proxy",
         rules.proxy_namespace
@@ -249,65 +245,18 @@ fn impostors(pods: &[&Pod], rules: &Rules<'_>) -> Vec<Problem> {
     elsewhere.map(|pod| Problem::new(object(pod), &message)).collect()
 }
 
-struct PodName<'a> {
-    namespace: &'a str,
-    name: &'a str,
-    uid: &'a str,
-}
-
-fn name_of(pod: &Pod) -> PodName<'_> {
-    let meta = &pod.metadata;
-    PodName {
-        namespace: meta.namespace.as_deref().unwrap_or("default"),
-        name: meta.name.as_deref().unwrap_or_default(),
-        uid: meta.uid.as_deref().unwrap_or_default(),
-    }
-}
-
 fn object(pod: &Pod) -> String {
-    let PodName { namespace, name, .. } = name_of(pod);
-    format!("pod {namespace}/{name}")
+    format!("pod {}/{}", pod.namespace, pod.name)
 }
 
-fn node_name(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref()
+/// Whether the pod is labelled as ztunnel where ztunnel runs.
+fn is_candidate(pod: &Pod, rules: &Rules<'_>) -> bool {
+    pod.is_proxy && pod.namespace == rules.proxy_namespace
 }
 
-fn label<'a>(map: Option<&'a BTreeMap<String, String>>, key: &str) -> Option<&'a str> {
-    map?.get(key).map(String::as_str)
-}
-
-fn is_proxy(pod: &Pod) -> bool {
-    label(pod.metadata.labels.as_ref(), "app") == Some(PROXY_APP)
-}
-
-fn is_host_network(pod: &Pod) -> bool {
-    pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or_default()
-}
-
-fn ended(pod: &Pod) -> Option<&str> {
-    let phase = pod.status.as_ref()?.phase.as_deref()?;
-    matches!(phase, "Succeeded" | "Failed").then_some(phase)
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.is_some_and(|all| all.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"))
-}
-
-/// Every address of the pod, and what is wrong with the list.
-fn ips(pod: &Pod) -> (Vec<IpAddr>, Option<String>) {
-    let Some(status) = &pod.status else { return (Vec::new(), None) };
-    let several = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
-    let mut ips = Vec::new();
-    for text in status.pod_ip.as_deref().into_iter().chain(several).filter(|text| !text.is_empty()) {
-        match text.parse() {
-            Ok(ip) if !ips.contains(&ip) => ips.push(ip),
-            Ok(_) => {}
-            Err(_) => return (Vec::new(), Some(format!("has an IP that cannot be read: {text:?}"))),
-        }
-    }
-    (ips, None)
+/// Its addresses, if they can be read.
+fn ips(pod: &Pod) -> &[IpAddr] {
+    pod.ips.as_deref().unwrap_or_default()
 }
 
 #[cfg(test)]

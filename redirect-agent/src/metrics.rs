@@ -33,6 +33,12 @@ pub(crate) fn render(status: &Status) -> Result<String, fmt::Error> {
     registry.register("mode", "The mode in force, and why it is not the one asked for", Info::new(mode));
     let meshed = status.pods.iter().filter(|pod| pod.state == State::Meshed).count() as u64;
     registry.register("meshed_pods", "Pods whose traffic is redirected", whole(meshed));
+    let source = &status.source;
+    registry.register("source_complete", "Whether all pods have been heard of once", gauge(source.complete));
+    let since = source.stale_since.and_then(|since| u64::try_from(since.as_second()).ok());
+    registry.register("source_stale", "Whether nothing new can be heard of pods", gauge(since.is_some()));
+    let help = "Since when nothing new can have been heard of pods; 0 when it can";
+    registry.register("source_stale_since_timestamp_seconds", help, whole(since.unwrap_or_default()));
     registry.register("problems", "What is wrong now", whole(status.problems.len() as u64));
     registry.register("reconciles", "Runs of the loop", ConstCounter::new(status.reconciles));
     register_writes(&mut registry, "writes", "Changes made to the node", &status.writes);
@@ -64,6 +70,17 @@ fn register_writes(registry: &mut Registry, name: &str, help: &str, writes: &Wri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::SourceStatus;
+
+    #[test]
+    fn a_stale_source_is_a_number_and_a_time() {
+        let stale_since = Some("2024-01-01T00:00:00Z".parse().unwrap());
+        let source = SourceStatus { kind: "kubernetes".into(), complete: true, stale_since };
+        let text = render(&Status { source, ..Status::default() }).unwrap();
+        assert!(text.contains("redirect_source_stale 1\n"), "{text}");
+        assert!(text.contains("redirect_source_stale_since_timestamp_seconds 1704067200\n"), "{text}");
+        assert!(render(&Status::default()).unwrap().contains("redirect_source_stale 0\n"));
+    }
 
     #[test]
     fn a_fallback_is_a_number_and_a_reason() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
+use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::enrol::{PodVerdict, State};
@@ -38,6 +39,8 @@ pub(crate) struct Status {
     pub(crate) packets: BTreeMap<String, u64>,
     /// UDP port of the tunnels.
     pub(crate) tunnel_port: Option<u16>,
+    #[serde(default)]
+    pub(crate) source: SourceStatus,
     pub(crate) proxy: ProxyStatus,
     pub(crate) pods: Vec<PodVerdict>,
     /// The pod that is traced.
@@ -47,6 +50,16 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) notes: Vec<Problem>,
     pub(crate) problems: Vec<Problem>,
+}
+
+/// Where pods are learnt of.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct SourceStatus {
+    pub(crate) kind: String,
+    /// Whether all there was has been heard of once; before, nothing is changed on the node.
+    pub(crate) complete: bool,
+    /// Since when nothing new can have been heard of; what was known stays in force.
+    pub(crate) stale_since: Option<Timestamp>,
 }
 
 /// ztunnel.

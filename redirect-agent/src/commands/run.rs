@@ -1,5 +1,6 @@
 //! `redirect-agent run`.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -8,22 +9,30 @@ use anyhow::{Context as _, anyhow, bail};
 use nix::unistd::geteuid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::lock;
 use crate::cli::{PodSource, Run};
 use crate::config::Config;
-use crate::reconcile::Reconciler;
 use crate::reconcile::doorbell::{Cause, Doorbell};
+use crate::reconcile::{End, Reconciler};
 use crate::serve;
-use crate::sources::{Snapshots, manifests};
+use crate::sources::{Source, kubernetes, manifests};
 use crate::status::Status;
+
+/// How long the API server may take to unmark the pods when everything was taken away; the agent that asked for the cleanup
+/// waits for the end of this process.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Runs the agent until a signal or a cleanup ends it.
 pub(crate) fn run(args: Run) -> anyhow::Result<()> {
     if !geteuid().is_root() {
         bail!("must run as root: it writes the node's routing and packet filter");
     }
+    let pods = choose_source(args.pods, args.kubeconfig.as_deref())?;
     let config = Config {
+        source: pods.name(),
         node_name: args.node_name,
         node_ip: args.node_ip,
         proxy_namespace: args.proxy_namespace,
@@ -39,32 +48,63 @@ pub(crate) fn run(args: Run) -> anyhow::Result<()> {
     lock::prepare(&config.state_dir)?;
     let _lock = lock::wait(&config.state_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(supervise(config, args.pods))
+    runtime.block_on(supervise(config, pods, args.kubeconfig))
 }
 
-async fn supervise(config: Config, source: PodSource) -> anyhow::Result<()> {
+/// What is asked for, else the API server where it is plain how to reach it.
+fn choose_source(pods: Option<PodSource>, kubeconfig: Option<&Path>) -> anyhow::Result<PodSource> {
+    let reachable = kubeconfig.is_some() || kubernetes::in_cluster();
+    let default = || reachable.then_some(PodSource::Kubernetes);
+    pods.or_else(default).context("not in a cluster: say where to learn of pods with --pods or --kubeconfig")
+}
+
+async fn supervise(config: Config, pods: PodSource, kubeconfig: Option<PathBuf>) -> anyhow::Result<()> {
     let doorbell = Arc::new(Doorbell::default());
-    let snapshots = match source {
-        PodSource::Manifests(directory) => manifests::watch(directory)?,
-    };
     let (status_sender, status) = watch::channel(Status::default());
+    let mut tasks = JoinSet::new();
+    let source = match pods {
+        PodSource::Manifests(directory) => manifests::watch(directory, &mut tasks)?,
+        PodSource::Kubernetes => {
+            kubernetes::start(kubeconfig.as_deref(), &config.node_name, status.clone(), &mut tasks).await?
+        }
+    };
     let socket = serve::listen(&config.state_dir, status, Arc::clone(&doorbell))?;
-    tokio::spawn(ring_on_change(snapshots.clone(), Arc::clone(&doorbell)));
+    tasks.spawn(ring_on_change(source.snapshots.clone(), Arc::clone(&doorbell)));
+    tasks.spawn(ring_on_change(source.health.clone(), Arc::clone(&doorbell)));
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut ended = spawn_loop(config, snapshots, Arc::clone(&doorbell), status_sender)?;
+    let mut ended = spawn_loop(config, &source, Arc::clone(&doorbell), status_sender)?;
     let outcome = tokio::select! {
         outcome = &mut ended => outcome,
         _ = terminate.recv() => stop(&doorbell, ended).await,
         _ = interrupt.recv() => stop(&doorbell, ended).await,
+        error = lost(&mut tasks) => {
+            tracing::error!(error = format!("{error:#}"), "ending, so that whoever looks after the agent starts another");
+            stop(&doorbell, ended).await.map(|_| Err(error))
+        }
     };
+    if let (Ok(Ok(End::CleanedUp)), Some(annotations)) = (&outcome, source.annotations)
+        && timeout(FAREWELL, annotations.removed()).await.is_err()
+    {
+        tracing::warn!(
+            "some pods are still annotated as being in the mesh; the API server did not take it away in time"
+        );
+    }
     socket.finish().await;
-    outcome.map_err(|_| anyhow!("the reconcile loop panicked; the datapath stands as it was"))?
+    outcome.map_err(|_| anyhow!("the reconcile loop panicked; the datapath stands as it was"))?.map(drop)
 }
 
-type Ended = oneshot::Receiver<anyhow::Result<()>>;
+/// Waits for one of the tasks that must not end. A source that had ended in silence would freeze the mesh as it is.
+async fn lost(tasks: &mut JoinSet<()>) -> anyhow::Error {
+    match tasks.join_next().await {
+        Some(Err(error)) => anyhow!("what feeds the agent with pods has failed: {error}"),
+        _ => anyhow!("what feeds the agent with pods has ended"),
+    }
+}
+
+type Ended = oneshot::Receiver<anyhow::Result<End>>;
 
 /// Ends the loop and waits for the run that is under way.
-async fn stop(doorbell: &Doorbell, ended: Ended) -> Result<anyhow::Result<()>, oneshot::error::RecvError> {
+async fn stop(doorbell: &Doorbell, ended: Ended) -> Result<anyhow::Result<End>, oneshot::error::RecvError> {
     tracing::info!("ending; the datapath stays (remove it with `redirect-agent cleanup`)");
     doorbell.stop();
     ended.await
@@ -73,23 +113,47 @@ async fn stop(doorbell: &Doorbell, ended: Ended) -> Result<anyhow::Result<()>, o
 /// Starts the loop on a thread of its own, inside the runtime's context.
 fn spawn_loop(
     config: Config,
-    snapshots: Snapshots,
+    source: &Source,
     doorbell: Arc<Doorbell>,
     status: watch::Sender<Status>,
 ) -> anyhow::Result<Ended> {
     let (sender, receiver) = oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
+    let (snapshots, health) = (source.snapshots.clone(), source.health.clone());
     let body = move || {
         let _context = runtime.enter();
-        let outcome = Reconciler::new(config, snapshots, doorbell, status).and_then(Reconciler::run);
+        let outcome = Reconciler::new(config, snapshots, health, doorbell, status).and_then(Reconciler::run);
         let _ = sender.send(outcome);
     };
     thread::Builder::new().name("reconcile".into()).spawn(body).context("start the reconcile loop")?;
     Ok(receiver)
 }
 
-async fn ring_on_change(mut snapshots: Snapshots, doorbell: Arc<Doorbell>) {
-    while snapshots.changed().await.is_ok() {
+async fn ring_on_change<T>(mut news: watch::Receiver<T>, doorbell: Arc<Doorbell>) {
+    while news.changed().await.is_ok() {
         doorbell.ring(Cause::Anything);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_source_that_panics_or_ends_is_missed() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(std::future::pending());
+        tasks.spawn(async { panic!("out of luck") });
+        assert!(lost(&mut tasks).await.to_string().contains("failed"));
+        tasks.spawn(async {});
+        assert!(lost(&mut tasks).await.to_string().contains("has ended"));
+    }
+
+    #[test]
+    fn the_api_server_is_the_source_where_one_is_named() {
+        let file = Path::new("/kubeconfig");
+        assert_eq!(choose_source(None, Some(file)).unwrap(), PodSource::Kubernetes);
+        let folder = PodSource::Manifests("/pods".into());
+        assert_eq!(choose_source(Some(folder.clone()), Some(file)).unwrap(), folder);
     }
 }

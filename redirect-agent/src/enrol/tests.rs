@@ -1,3 +1,6 @@
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
@@ -21,6 +24,10 @@ fn with(mut pod: Value, path: &str, value: Value) -> Value {
     pod
 }
 
+fn read<T: DeserializeOwned>(value: &Value) -> Arc<T> {
+    Arc::new(serde_json::from_value(value.clone()).unwrap())
+}
+
 fn cluster(pods: &[Value]) -> Cluster {
     let namespaces = [
         namespace("mesh", &json!({ LABEL_MODE: MODE_AMBIENT })),
@@ -28,8 +35,8 @@ fn cluster(pods: &[Value]) -> Cluster {
         namespace("istio-system", &json!({ LABEL_MODE: MODE_AMBIENT })),
     ];
     let snapshot = Snapshot {
-        namespaces: namespaces.iter().map(|value| serde_json::from_value(value.clone()).unwrap()).collect(),
-        pods: pods.iter().map(|value| serde_json::from_value(value.clone()).unwrap()).collect(),
+        namespaces: namespaces.iter().map(read).collect(),
+        pods: pods.iter().map(read).collect(),
         problems: Vec::new(),
     };
     let node_addresses = BTreeSet::from(["172.18.0.2".parse().unwrap()]);

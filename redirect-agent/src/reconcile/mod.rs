@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::bpf::Bpf;
 use crate::cli::Mode;
 use crate::config::Config;
-use crate::enrol::Cluster;
+use crate::enrol::{Cluster, PodVerdict};
 use crate::facts::Facts;
 use crate::kernel::netns::Netns;
 use crate::plan::Plan;
@@ -22,7 +22,7 @@ use crate::proxy::Proxy;
 use crate::record::Record;
 use crate::resources::chain::backend::{self, Backend, Detected};
 use crate::resources::ledger::{Ledger, Problem, Writes};
-use crate::sources::Snapshots;
+use crate::sources::{Health, Snapshots};
 use crate::status::Status;
 
 pub(crate) mod apply;
@@ -67,10 +67,21 @@ struct Plans {
     proxy: Plan,
 }
 
+/// How the loop ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// The datapath stands.
+    Stopped,
+    /// Nothing of ours stands any more, as far as it could be taken away.
+    CleanedUp,
+}
+
 /// The loop's state.
 pub(crate) struct Reconciler {
     config: Config,
     snapshots: Snapshots,
+    /// How the source of the snapshots fares.
+    health: watch::Receiver<Health>,
     doorbell: Arc<Doorbell>,
     status: watch::Sender<Status>,
     node: Netns,
@@ -105,6 +116,7 @@ impl Reconciler {
     pub(crate) fn new(
         config: Config,
         snapshots: Snapshots,
+        health: watch::Receiver<Health>,
         doorbell: Arc<Doorbell>,
         status: watch::Sender<Status>,
     ) -> anyhow::Result<Self> {
@@ -120,6 +132,7 @@ impl Reconciler {
         Ok(Self {
             config,
             snapshots,
+            health,
             doorbell,
             status,
             node,
@@ -144,7 +157,7 @@ impl Reconciler {
     }
 
     /// Runs until it is told to stop. The datapath stays, unless the last order was to clean up.
-    pub(crate) fn run(mut self) -> anyhow::Result<()> {
+    pub(crate) fn run(mut self) -> anyhow::Result<End> {
         let mut cause = Cause::Anything;
         let mut read_back = Instant::now();
         loop {
@@ -162,7 +175,7 @@ impl Reconciler {
                 failed => RETRY[failed.min(RETRY.len()) - 1].min(self.config.resync),
             };
             match self.doorbell.wait(timeout) {
-                Ring::Stop => return Ok(()),
+                Ring::Stop => return Ok(End::Stopped),
                 Ring::Cleanup(answer) => {
                     let outcome = cleanup::everything(
                         &mut self.node,
@@ -170,8 +183,9 @@ impl Reconciler {
                         self.programmed.map(|p| p.netns),
                         &self.config.bpf_dir,
                     );
+                    self.status.send_modify(|status| status.pods.iter_mut().for_each(PodVerdict::take_out));
                     let _ = answer.send(outcome);
-                    return Ok(());
+                    return Ok(End::CleanedUp);
                 }
                 Ring::Changed(what) => {
                     cause = what;
@@ -216,7 +230,9 @@ impl Reconciler {
         self.facts.as_ref().is_some_and(|facts| facts.device_of(ip).is_some())
     }
 
-    fn publish(&self, problems: Vec<Problem>) {
+    fn publish(&self, mut problems: Vec<Problem>) {
+        // They are the source's, not the datapath's: it is as ready as it was.
+        problems.extend(self.health.borrow().problems.iter().cloned());
         let status = report::status(self, problems);
         report::log(&self.status.borrow(), &status);
         self.status.send_replace(status);

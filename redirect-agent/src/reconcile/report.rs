@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::bpf::Bpf;
 use crate::enrol::{Cluster, PodVerdict, State};
 use crate::resources::ledger::Problem;
-use crate::status::{ProxyState, ProxyStatus, Status};
+use crate::status::{ProxyState, ProxyStatus, SourceStatus, Status};
 
 use super::Reconciler;
 
@@ -33,6 +33,11 @@ pub(super) fn status(reconciler: &Reconciler, problems: Vec<Problem>) -> Status 
         packets: reconciler.bpf.as_ref().map(|bpf| counts(&bpf.borrow())).unwrap_or_default(),
         tunnel_port,
         trace: reconciler.traced(),
+        source: SourceStatus {
+            kind: reconciler.config.source.to_owned(),
+            complete: reconciler.snapshots.borrow().is_some(),
+            stale_since: reconciler.health.borrow().stale_since,
+        },
         proxy,
         pods,
         notes: reconciler.notes.clone(),

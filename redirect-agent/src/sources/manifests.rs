@@ -13,11 +13,11 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use futures_util::StreamExt as _;
 use inotify::{Inotify, WatchMask};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
 use serde::Deserialize;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use super::{Snapshot, Snapshots};
+use super::{Health, Namespace, Pod, Snapshot, Source};
 use crate::resources::ledger::Problem;
 
 /// Larger than any sensible manifest of one node, small enough to hold.
@@ -31,24 +31,27 @@ const LOOK: Duration = Duration::from_secs(5);
 /// What one file said.
 #[derive(Clone, Default, PartialEq, Debug)]
 struct Manifest {
-    namespaces: Vec<Namespace>,
-    pods: Vec<Pod>,
+    namespaces: Vec<Arc<Namespace>>,
+    pods: Vec<Arc<Pod>>,
     /// Documents that could not be used.
     problems: Vec<String>,
 }
 
-/// Reads `directory` and follows it until the receiver is dropped.
+/// Reads `directory` and follows it, in one of `tasks`, until the receiver is dropped.
 ///
 /// # Errors
 /// The folder cannot be watched.
-pub(crate) fn watch(directory: PathBuf) -> anyhow::Result<Snapshots> {
+pub(crate) fn watch(directory: PathBuf, tasks: &mut JoinSet<()>) -> anyhow::Result<Source> {
     let inotify = Inotify::init().context("start inotify")?;
     let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVE | WatchMask::CREATE | WatchMask::DELETE | WatchMask::ONLYDIR;
     let hint = || format!("watch the folder of manifests {} (does it exist?)", directory.display());
     inotify.watches().add(&directory, mask).with_context(hint)?;
     let mut events = inotify.into_event_stream(vec![0; 16 << 10]).context("read from inotify")?;
-    let (sender, receiver) = watch::channel(None);
-    tokio::spawn(async move {
+    let (sender, snapshots) = watch::channel(None);
+    let (well, health) = watch::channel(Health::default());
+    tasks.spawn(async move {
+        // What is wrong with the folder is in the snapshot, as of the moment when it was read.
+        let _well = well;
         let mut folder = Folder { directory, last: BTreeMap::new() };
         loop {
             let snapshot = Arc::new(folder.read());
@@ -70,7 +73,7 @@ pub(crate) fn watch(directory: PathBuf) -> anyhow::Result<Snapshots> {
             }
         }
     });
-    Ok(receiver)
+    Ok(Source { snapshots, health, annotations: None })
 }
 
 /// The folder, and what each file said when it could last be read.
@@ -166,7 +169,7 @@ struct List {
 #[serde(tag = "kind")]
 enum Item {
     Pod(Box<Pod>),
-    Namespace(Box<Namespace>),
+    Namespace(Namespace),
     #[serde(other)]
     Other,
 }
@@ -175,8 +178,8 @@ impl Manifest {
     fn add(&mut self, list: List) {
         for item in list.items {
             match item {
-                Item::Pod(pod) => self.pods.push(*pod),
-                Item::Namespace(namespace) => self.namespaces.push(*namespace),
+                Item::Pod(pod) => self.pods.push(pod.into()),
+                Item::Namespace(namespace) => self.namespaces.push(namespace.into()),
                 Item::Other => self.problems.push("a list has objects that are not used here".to_owned()),
             }
         }
@@ -193,8 +196,10 @@ fn parse(text: &str) -> anyhow::Result<Manifest> {
         }
         let head: Head = serde_saphyr::from_str(document).with_context(|| format!("document {}", number + 1))?;
         let outcome = match head.kind.as_deref() {
-            Some("Pod") => serde_saphyr::from_str(document).map(|pod| manifest.pods.push(pod)),
-            Some("Namespace") => serde_saphyr::from_str(document).map(|namespace| manifest.namespaces.push(namespace)),
+            Some("Pod") => serde_saphyr::from_str(document).map(|pod: Pod| manifest.pods.push(pod.into())),
+            Some("Namespace") => {
+                serde_saphyr::from_str(document).map(|namespace: Namespace| manifest.namespaces.push(namespace.into()))
+            }
             Some("List") => serde_saphyr::from_str(document).map(|list: List| manifest.add(list)),
             other => {
                 let kind = other.unwrap_or("nothing");
@@ -231,7 +236,7 @@ mod tests {
     fn several_documents() {
         let manifest = parse(TWO).unwrap();
         assert_eq!((manifest.namespaces.len(), manifest.pods.len()), (1, 1));
-        assert_eq!(manifest.pods[0].status.as_ref().unwrap().pod_ip.as_deref(), Some("10.0.0.1"));
+        assert_eq!(manifest.pods[0].ips, Ok(vec!["10.0.0.1".parse().unwrap()]));
     }
 
     #[test]

@@ -1,0 +1,181 @@
+//! What is known of the cluster, keyed by UID: a pod that has another's name and address is another pod, and what is said of
+//! one never touches the other. Pure but for being fed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use redirect_common::names::ANNOTATION_REDIRECTION;
+use serde::Deserialize;
+
+use super::follow::{Change, Object};
+use super::shared::Shared;
+use crate::sources::object::Wire;
+use crate::sources::{Namespace, Pod, Snapshot};
+
+/// A pod, and what only this source looks at.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(from = "Wire")]
+pub(super) struct WatchedPod {
+    pub(super) pod: Arc<Pod>,
+    pub(super) version: String,
+    /// The annotation by which the agent says that the pod is in.
+    pub(super) redirection: Option<String>,
+    /// Whether it is being deleted.
+    pub(super) is_terminating: bool,
+}
+
+/// A namespace.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(from = "Wire")]
+pub(super) struct WatchedNamespace {
+    namespace: Arc<Namespace>,
+    uid: String,
+    version: String,
+}
+
+impl From<Wire> for WatchedPod {
+    fn from(wire: Wire) -> Self {
+        Self {
+            version: wire.metadata.resource_version.clone().unwrap_or_default(),
+            redirection: wire.metadata.annotation(ANNOTATION_REDIRECTION).map(str::to_owned),
+            is_terminating: wire.metadata.deletion_timestamp.is_some(),
+            pod: Arc::new(wire.into()),
+        }
+    }
+}
+
+impl From<Wire> for WatchedNamespace {
+    fn from(wire: Wire) -> Self {
+        let version = wire.metadata.resource_version.clone().unwrap_or_default();
+        Self { version, uid: wire.metadata.uid(), namespace: Arc::new(wire.into()) }
+    }
+}
+
+impl Object for WatchedPod {
+    const RESOURCE: &'static str = "pods";
+    const PATH: &'static str = "/api/v1/pods";
+
+    fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn store(shared: &Shared, change: Change<Self>) {
+        shared.change(|store| take(&mut store.pods, change, |object| object.pod.uid.clone(), |object| &object.pod));
+    }
+}
+
+impl Object for WatchedNamespace {
+    const RESOURCE: &'static str = "namespaces";
+    const PATH: &'static str = "/api/v1/namespaces";
+
+    fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn store(shared: &Shared, change: Change<Self>) {
+        let uid = |object: &Self| object.uid.clone();
+        shared.change(|store| take(&mut store.namespaces, change, uid, |object| &object.namespace));
+    }
+}
+
+/// Objects of one kind by UID; `None` before the first complete list.
+type Table<T> = Option<BTreeMap<String, T>>;
+
+/// All that is known.
+#[derive(Default, Debug)]
+pub(super) struct Store {
+    pub(super) pods: Table<WatchedPod>,
+    pub(super) namespaces: Table<WatchedNamespace>,
+}
+
+impl Store {
+    /// What enrolment is to know: nothing, before both lists are complete.
+    pub(super) fn snapshot(&self) -> Option<Snapshot> {
+        let (pods, namespaces) = (self.pods.as_ref()?, self.namespaces.as_ref()?);
+        Some(Snapshot {
+            pods: pods.values().map(|object| Arc::clone(&object.pod)).collect(),
+            namespaces: namespaces.values().map(|object| Arc::clone(&object.namespace)).collect(),
+            problems: Vec::new(),
+        })
+    }
+}
+
+/// Takes a change in. Whether enrolment could tell, as it looks at `part` of each object.
+fn take<T, P: PartialEq>(
+    table: &mut Table<T>,
+    change: Change<T>,
+    uid: impl Fn(&T) -> String,
+    part: impl Fn(&T) -> &Arc<P>,
+) -> bool {
+    match change {
+        Change::Listed(objects) => {
+            let new: BTreeMap<_, _> = objects.into_iter().map(|object| (uid(&object), object)).collect();
+            let old = table.replace(new);
+            let (Some(old), Some(new)) = (&old, &*table) else { return true };
+            !old.iter().map(|(uid, object)| (uid, part(object))).eq(new.iter().map(|(uid, object)| (uid, part(object))))
+        }
+        Change::Applied(object) => {
+            let Some(table) = table else { return false };
+            let key = uid(&object);
+            let same = table.get(&key).is_some_and(|known| part(known) == part(&object));
+            table.insert(key, object);
+            !same
+        }
+        Change::Deleted(object) => table.as_mut().is_some_and(|table| table.remove(&uid(&object)).is_some()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(uid: &str, version: &str, more: &Value) -> WatchedPod {
+        let mut metadata = json!({ "name": "a", "namespace": "mesh", "uid": uid, "resourceVersion": version });
+        metadata.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(json!({ "metadata": metadata, "status": { "podIP": "10.0.0.1" } })).unwrap()
+    }
+
+    fn pods(store: &mut Store, change: Change<WatchedPod>) -> bool {
+        take(&mut store.pods, change, |object| object.pod.uid.clone(), |object| &object.pod)
+    }
+
+    fn uids(store: &Store) -> Vec<String> {
+        store.snapshot().unwrap().pods.iter().map(|pod| pod.uid.clone()).collect()
+    }
+
+    #[test]
+    fn no_snapshot_before_both_lists() {
+        let mut store = Store::default();
+        assert!(pods(&mut store, Change::Listed(vec![pod("u1", "1", &json!({}))])));
+        assert_eq!(store.snapshot(), None);
+        store.namespaces = Some(BTreeMap::new());
+        assert_eq!(uids(&store), ["u1"]);
+        let early = Store { pods: None, namespaces: Some(BTreeMap::new()) };
+        assert_eq!(early.snapshot(), None);
+    }
+
+    #[test]
+    fn a_late_delete_of_an_old_pod_leaves_the_new_one_with_its_name_and_address() {
+        let mut store = Store { namespaces: Some(BTreeMap::new()), ..Store::default() };
+        pods(&mut store, Change::Listed(vec![pod("old", "1", &json!({}))]));
+        pods(&mut store, Change::Applied(pod("new", "3", &json!({}))));
+        assert!(pods(&mut store, Change::Deleted(pod("old", "4", &json!({})))));
+        assert_eq!(uids(&store), ["new"]);
+        assert!(!pods(&mut store, Change::Deleted(pod("old", "4", &json!({})))));
+    }
+
+    #[test]
+    fn what_enrolment_cannot_tell_wakes_nobody() {
+        let mut store = Store { namespaces: Some(BTreeMap::new()), ..Store::default() };
+        pods(&mut store, Change::Listed(vec![pod("u1", "1", &json!({}))]));
+        let echo = pod("u1", "2", &json!({ "annotations": { ANNOTATION_REDIRECTION: "enabled" } }));
+        assert!(!pods(&mut store, Change::Applied(echo.clone())));
+        assert_eq!(store.pods.as_ref().unwrap()["u1"].redirection.as_deref(), Some("enabled"));
+        assert!(!pods(&mut store, Change::Listed(vec![echo])), "a list that tells nothing new");
+        let opted_out = pod("u1", "3", &json!({ "annotations": { ANNOTATION_REDIRECTION: "disabled" } }));
+        assert!(pods(&mut store, Change::Applied(opted_out)));
+        assert!(pods(&mut store, Change::Listed(vec![])));
+    }
+}
