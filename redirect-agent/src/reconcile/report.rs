@@ -118,7 +118,11 @@ pub(super) fn log(old: &Status, new: &Status) {
         let proxy = &new.proxy;
         tracing::info!(state = ?proxy.state, name = proxy.name, ip = ?proxy.ip, reason = proxy.reason, "ztunnel");
     }
-    for pod in new.pods.iter().filter(|pod| !old.pods.contains(pod)) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let former: BTreeMap<_, _> = old.pods.iter().map(|pod| (&pod.uid, pod)).collect();
+    for pod in new.pods.iter().filter(|pod| former.get(&pod.uid) != Some(pod)) {
         tracing::debug!(pod = format!("{}/{}", pod.namespace, pod.name), state = ?pod.state, reason = pod.reason, "pod");
     }
 }

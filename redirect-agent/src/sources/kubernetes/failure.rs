@@ -1,6 +1,5 @@
 //! What is said of a request that failed: what an operator can do about it, first of all which permission is missing.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use kube::core::Status;
@@ -52,8 +51,13 @@ impl Failure {
 
 /// An error with its causes; one that only repeats its cause is left out.
 fn chain(error: &kube::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
+    // `kube` names the layer that failed, which helps nobody; what it failed of comes next.
+    let outermost: &dyn std::error::Error = match error {
+        kube::Error::Service(cause) => &**cause,
+        other => other,
+    };
+    let mut text = outermost.to_string();
+    let mut cause = outermost.source();
     while let Some(error) = cause {
         let next = error.to_string();
         if !text.contains(&next) {

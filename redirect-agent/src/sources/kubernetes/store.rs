@@ -60,7 +60,7 @@ impl Object for WatchedPod {
     }
 
     fn store(shared: &Shared, change: Change<Self>) {
-        shared.change(|store| take(&mut store.pods, change, |object| object.pod.uid.clone(), |object| &object.pod));
+        shared.change(|store| take(&mut store.pods, change));
     }
 }
 
@@ -73,8 +73,7 @@ impl Object for WatchedNamespace {
     }
 
     fn store(shared: &Shared, change: Change<Self>) {
-        let uid = |object: &Self| object.uid.clone();
-        shared.change(|store| take(&mut store.namespaces, change, uid, |object| &object.namespace));
+        shared.change(|store| take(&mut store.namespaces, change));
     }
 }
 
@@ -100,28 +99,55 @@ impl Store {
     }
 }
 
-/// Takes a change in. Whether enrolment could tell, as it looks at `part` of each object.
-fn take<T, P: PartialEq>(
-    table: &mut Table<T>,
-    change: Change<T>,
-    uid: impl Fn(&T) -> String,
-    part: impl Fn(&T) -> &Arc<P>,
-) -> bool {
+/// What a table is to know of its objects.
+trait Row {
+    /// What enrolment looks at.
+    type Part: PartialEq;
+
+    fn uid(&self) -> &str;
+    fn part(&self) -> &Self::Part;
+}
+
+impl Row for WatchedPod {
+    type Part = Pod;
+
+    fn uid(&self) -> &str {
+        &self.pod.uid
+    }
+
+    fn part(&self) -> &Pod {
+        &self.pod
+    }
+}
+
+impl Row for WatchedNamespace {
+    type Part = Namespace;
+
+    fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    fn part(&self) -> &Namespace {
+        &self.namespace
+    }
+}
+
+/// Takes a change in. Whether enrolment could tell.
+fn take<T: Row>(table: &mut Table<T>, change: Change<T>) -> bool {
     match change {
         Change::Listed(objects) => {
-            let new: BTreeMap<_, _> = objects.into_iter().map(|object| (uid(&object), object)).collect();
+            let new: BTreeMap<_, _> = objects.into_iter().map(|object| (object.uid().to_owned(), object)).collect();
             let old = table.replace(new);
             let (Some(old), Some(new)) = (&old, &*table) else { return true };
-            !old.iter().map(|(uid, object)| (uid, part(object))).eq(new.iter().map(|(uid, object)| (uid, part(object))))
+            !old.values().map(Row::part).eq(new.values().map(Row::part)) || !old.keys().eq(new.keys())
         }
         Change::Applied(object) => {
             let Some(table) = table else { return false };
-            let key = uid(&object);
-            let same = table.get(&key).is_some_and(|known| part(known) == part(&object));
-            table.insert(key, object);
+            let same = table.get(object.uid()).is_some_and(|known| known.part() == object.part());
+            table.insert(object.uid().to_owned(), object);
             !same
         }
-        Change::Deleted(object) => table.as_mut().is_some_and(|table| table.remove(&uid(&object)).is_some()),
+        Change::Deleted(object) => table.as_mut().is_some_and(|table| table.remove(object.uid()).is_some()),
     }
 }
 
@@ -138,7 +164,7 @@ mod tests {
     }
 
     fn pods(store: &mut Store, change: Change<WatchedPod>) -> bool {
-        take(&mut store.pods, change, |object| object.pod.uid.clone(), |object| &object.pod)
+        take(&mut store.pods, change)
     }
 
     fn uids(store: &Store) -> Vec<String> {
