@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything a person runs. Setting the machine up, building, the demo, the tests, and guests to play in.
 
+mod apt;
 mod bench;
 mod cpio;
 mod demo;
