@@ -8,6 +8,7 @@ mod deny;
 mod ebpf;
 mod guest;
 mod kernels;
+mod kubernetes;
 mod lock;
 mod packages;
 mod process;

@@ -46,6 +46,13 @@ pub(crate) const BASE: &[&str] = &[
 pub(crate) const EBPF: &[&str] =
     &["cargo-web", "libpolly-22-dev", "libzstd-dev", "llvm-22-dev", "rust-web-src", "rustc-web", "zlib1g-dev"];
 
+/// What speaks with a Kubernetes API server, and makes its keys. etcd and kubectl are unpacked and not installed
+/// (`kubernetes`).
+pub(crate) const KUBERNETES: &[&str] = &["curl", "openssl"];
+
+/// What builds Kubernetes' servers.
+pub(crate) const KUBERNETES_BUILD: &[&str] = &["dpkg-dev", "golang-go", "jq", "make", "rsync"];
+
 /// Installs those that are not there.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
     let missing = missing(packages)?;
@@ -98,7 +105,7 @@ mod tests {
 
     #[test]
     fn lists_are_sorted_and_without_repetition() {
-        for list in [BASE, EBPF] {
+        for list in [BASE, EBPF, KUBERNETES, KUBERNETES_BUILD] {
             assert!(list.is_sorted_by(|a, b| a < b));
         }
     }

@@ -1,5 +1,6 @@
 //! Suites on the host's own kernel.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -25,14 +26,20 @@ pub(crate) fn has_geneve() -> Result<bool> {
 
 /// Runs them one after another.
 pub(super) fn run(programs: &Programs, suites: &[Suite]) -> Result<Totals> {
-    suites.iter().map(|suite| run_one(programs, suite)).sum()
+    run_with(programs, suites, &[])
 }
 
-fn run_one(programs: &Programs, suite: &Suite) -> Result<Totals> {
+/// As [`run`], with more variables that name files.
+pub(super) fn run_with(programs: &Programs, suites: &[Suite], variables: &[(&str, &Path)]) -> Result<Totals> {
+    suites.iter().map(|suite| run_one(programs, suite, variables)).sum()
+}
+
+fn run_one(programs: &Programs, suite: &Suite, variables: &[(&str, &Path)]) -> Result<Totals> {
     let since = Instant::now();
     let mut command = Command::new("timeout");
     command.args(["--kill-after=10", SECONDS]).arg(&suite.program).args(["--test-threads=1", "--color=never"]);
     command.envs(suite.setting.variables()).env(BPF_OBJECT_VARIABLE, &programs.bpf_object);
+    command.envs(variables.iter().copied());
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {suite}"))?;
     let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     let totals = libtest::judge(output.status.success(), &text);

@@ -19,7 +19,7 @@ use self::suites::{Breadth, Program, Suite, suites};
 use self::totals::Totals;
 use crate::kernels::{DEFAULT, MATRIX, Series};
 use crate::workspace::Workspace;
-use crate::{programs, progress, setup, verifier};
+use crate::{kubernetes, programs, progress, setup, verifier};
 
 /// What is asked for.
 #[derive(Args)]
@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     /// Only on these kernels, where guests are needed
     #[arg(long, value_name = "VERSION")]
     kernel: Vec<Series>,
-    /// Only suites whose name contains this (parts lab and vm)
+    /// Only suites whose name contains this (not for part unit)
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     suite: String,
     /// Only nodes in this mode: iptables or ebpf (parts lab and vm)
@@ -46,7 +46,7 @@ impl Arguments {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Everything, nothing twice, and the matrix without what only repeats it (see vm)
+    /// Everything but Kubernetes, nothing twice, and the matrix without what only repeats it (see vm)
     All,
     /// Formatting, lints, licences, and the tests inside the crates
     Unit,
@@ -54,6 +54,8 @@ enum Part {
     Lab,
     /// The lab's suites on every kernel of the matrix, with both backends and topologies
     Vm,
+    /// The suites on a real Kubernetes API server, on the host. The server is built the first time, which takes some minutes
+    Kubernetes,
 }
 
 /// Runs them, and says by the exit code whether all is good.
@@ -63,6 +65,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
         Part::Unit => unit::run(workspace)?,
         Part::Lab => lab(workspace, arguments)?,
         Part::Vm => vm(workspace, arguments)?,
+        Part::Kubernetes => kubernetes(workspace, arguments)?,
         Part::All => all(workspace, arguments)?,
     };
     progress::say(if totals.are_good() { "all is good" } else { "NOT all is good, see above" });
@@ -105,8 +108,18 @@ fn all(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
     Ok(totals)
 }
 
+fn kubernetes(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
+    let servers = kubernetes::get(workspace, kubernetes::CONTROL_PLANE)?;
+    let built = programs::build(workspace)?;
+    let tests = suites::build(workspace)?.into_iter().filter(Program::needs_kubernetes);
+    let tests: Vec<Program> = tests.filter(|program| program.is_like(&arguments.suite)).collect();
+    host::run_with(&built, &arguments.suites(&tests, Breadth::Usual), &[(kubernetes::VARIABLE, &servers)])
+}
+
+/// The tests that need no more than a kernel.
 fn chosen(workspace: &Workspace, arguments: &Arguments) -> Result<Vec<Program>> {
-    Ok(suites::build(workspace)?.into_iter().filter(|program| program.is_like(&arguments.suite)).collect())
+    let tests = suites::build(workspace)?.into_iter().filter(|program| !program.needs_kubernetes());
+    Ok(tests.filter(|program| program.is_like(&arguments.suite)).collect())
 }
 
 /// What each kernel of the matrix is to run. A kernel does the same whether or not the others are asked for too.

@@ -78,6 +78,11 @@ impl Program {
         self.name.starts_with("node_")
     }
 
+    /// Whether it needs Kubernetes' servers, which are built for those who ask for them.
+    pub(super) fn needs_kubernetes(&self) -> bool {
+        self.name.starts_with("cluster_")
+    }
+
     /// Whether its name contains the text.
     pub(super) fn is_like(&self, text: &str) -> bool {
         self.name.contains(text)
@@ -280,6 +285,13 @@ mod tests {
         }
         assert_eq!(settings("node_fallback", Breadth::Matrix(3), EBPF).len(), 1);
         assert_eq!(settings("node_survives", Breadth::Matrix(3), EBPF).len(), 2);
+    }
+
+    #[test]
+    fn what_needs_kubernetes_is_known_by_its_name() {
+        let needs = |name: &str| Program { name: name.to_owned(), path: PathBuf::new() }.needs_kubernetes();
+        assert!(needs("cluster_control_plane") && !needs("node_table") && !needs("netns_corpus"));
+        assert_eq!(settings("cluster_control_plane", Breadth::Usual, EBPF), [NFT_PTP]);
     }
 
     #[test]
