@@ -16,6 +16,7 @@ pub mod demo;
 mod diff;
 pub mod drift;
 pub mod harness;
+pub mod kubernetes;
 pub mod lab;
 pub mod lack;
 pub mod layout;

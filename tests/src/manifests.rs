@@ -69,7 +69,8 @@ pub fn pod_file(pod: &Pod) -> String {
     format!("pod-{}-{}.yaml", pod.namespace, pod.name)
 }
 
-fn pod_object(pod: &Pod) -> Value {
+/// A pod as all who have a say in it leave it.
+pub(crate) fn pod_object(pod: &Pod) -> Value {
     let mut object = json!({
         "apiVersion": "v1",
         "kind": "Pod",

@@ -33,11 +33,20 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` inside `netns`, detached from the terminal's signals, with stderr appended to `log`.
-    pub fn start(role: &str, command: &mut Command, netns: &Netns, log: &Path) -> Result<(Self, Child)> {
+    /// Starts `command`, inside `netns` if there is one, detached from the terminal's signals, with stderr appended to `log`.
+    pub fn start<'a>(
+        role: &str,
+        command: &mut Command,
+        netns: impl Into<Option<&'a Netns>>,
+        log: &Path,
+    ) -> Result<(Self, Child)> {
         let log = File::options().append(true).create(true).open(log)?;
         command.stdin(Stdio::null()).stderr(log).process_group(0);
-        let child = netns.run(|| command.spawn())?.with_context(|| format!("cannot start {}", describe(command)))?;
+        let child = match netns.into() {
+            Some(netns) => netns.run(|| command.spawn())?,
+            None => command.spawn(),
+        };
+        let child = child.with_context(|| format!("cannot start {}", describe(command)))?;
         let pid = i32::try_from(child.id())?;
         let start_time = start_time(pid).with_context(|| format!("{role} ended at once"))?;
         Ok((Self { role: role.to_owned(), pid, start_time }, child))
