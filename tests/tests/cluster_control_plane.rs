@@ -3,13 +3,17 @@
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use redirect_lab::command::Cmd;
 use redirect_lab::kubernetes::api::Api;
 use redirect_lab::kubernetes::control_plane::{ControlPlane, Options};
 use redirect_lab::kubernetes::watch::{Event, Watch};
 use redirect_lab::layout::{NODE_IP, NODE_NAME};
+use redirect_lab::netns::Netns;
 use redirect_lab::pod::Pod;
 use serde_json::{Value, json};
 
@@ -110,7 +114,6 @@ fn a_restart_forgets_history() -> Result<()> {
     let before = version(&api)?;
     let pod = some_pod("app-a", "10.244.1.5")?;
     api.put_pod(&pod)?;
-    control_plane.compact()?;
     next(&mut api.watch(PODS, &before)?, "ADDED")?;
     control_plane.stop_api_server()?;
     control_plane.start_api_server()?;
@@ -118,15 +121,55 @@ fn a_restart_forgets_history() -> Result<()> {
 }
 
 #[test]
+fn it_runs_in_a_netns() -> Result<()> {
+    let netns = Netns::named("rl-control-plane");
+    netns.delete()?;
+    netns.create()?;
+    let works = works_inside(&netns);
+    netns.delete()?;
+    works
+}
+
+fn works_inside(netns: &Netns) -> Result<()> {
+    Cmd::line("ip link set lo up").netns(netns).run()?;
+    let control_plane = ControlPlane::start(Options { netns: Some(netns.clone()), ..Options::default() })?;
+    let admin = control_plane.admin();
+    admin.put_namespace(NAMESPACE, &BTreeMap::new())?;
+    let file = control_plane.kubeconfig("admin.json", &admin)?;
+    let seen = control_plane.kubectl(&file)?.args(["get", "namespaces", "-o", "name"]).run()?;
+    ensure!(seen.contains("namespace/mesh"), "kubectl sees {seen}");
+    // 7 is curl's word for a connection that is refused.
+    let server: Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    let server = server["clusters"][0]["cluster"]["server"].as_str().context("no server")?.to_owned();
+    let outside = Cmd::new("curl").args(["--silent", "--insecure", &server]).output()?;
+    ensure!(outside.status.code() == Some(7), "on the host: {outside:?}");
+    Ok(())
+}
+
+#[test]
 fn nothing_is_left() -> Result<()> {
     let control_plane = ControlPlane::start(Options::default())?;
     let dir = control_plane.dir().to_owned();
-    let api_server = control_plane.api_server()?.clone();
-    ensure!(api_server.alive() && dir.exists(), "it does not run");
-    let api = control_plane.admin();
+    let running = processes_of(&dir)?;
+    ensure!(running.len() == 2 && dir.exists(), "etcd and the API server expected, but {running:?}");
     drop(control_plane);
-    ensure!(!api_server.alive() && !dir.exists() && api.get("/readyz").is_err(), "it is still there");
+    let left = processes_of(&dir)?;
+    ensure!(left.is_empty() && !dir.exists(), "left: {left:?}");
     Ok(())
+}
+
+/// The command lines that name the folder.
+fn processes_of(dir: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        // Most have none, and some have ended.
+        let line = fs::read(entry?.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if line.contains(&dir.display().to_string()) {
+            found.push(line);
+        }
+    }
+    Ok(found)
 }
 
 fn some_pod(name: &str, ip: &str) -> Result<Pod> {

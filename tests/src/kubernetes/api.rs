@@ -92,7 +92,7 @@ impl Api {
 
     /// What happens to the objects of a collection after this resource version.
     pub fn watch(&self, path: &str, since: &str) -> Result<Watch> {
-        let path = format!("{path}?watch=true&allowWatchBookmarks=true&resourceVersion={since}");
+        let path = format!("{path}?watch=true&resourceVersion={since}");
         let mut command = Command::new("curl");
         command.arg("--no-buffer").args(self.arguments(&path));
         Watch::start(command, self.netns.as_ref())

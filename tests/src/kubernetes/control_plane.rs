@@ -121,7 +121,7 @@ impl ControlPlane {
 
     /// Forgets the history of all objects up to now: who asks for changes since an earlier resource version learns that it has
     /// expired. Returns the current one. The server's cache of watches has a history of its own, of what it has seen itself;
-    /// `--watch-cache=false` turns it off, and a restart empties it.
+    /// `--watch-cache=false` turns it off. (A restart empties it, which comes to the same.)
     pub fn compact(&self) -> Result<String> {
         let list = self.admin().get("/api/v1/namespaces")?.good()?;
         let now = list["metadata"]["resourceVersion"].as_str().context("the list has no version")?;

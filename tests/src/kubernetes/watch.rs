@@ -22,7 +22,7 @@ pub struct Watch {
 /// What happened to an object.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Event {
-    /// `ADDED`, `MODIFIED`, `DELETED`, `BOOKMARK` or `ERROR`.
+    /// `ADDED`, `MODIFIED`, `DELETED` or `ERROR`.
     #[serde(rename = "type")]
     pub kind: String,
     /// The object; of an error, its `Status`.

@@ -19,7 +19,7 @@ use self::suites::{Breadth, Program, Suite, suites};
 use self::totals::Totals;
 use crate::kernels::{DEFAULT, MATRIX, Series};
 use crate::workspace::Workspace;
-use crate::{kubernetes, programs, progress, setup, verifier};
+use crate::{kubernetes, packages, programs, progress, setup, verifier};
 
 /// What is asked for.
 #[derive(Args)]
@@ -60,7 +60,12 @@ enum Part {
 
 /// Runs them, and says by the exit code whether all is good.
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
-    setup::run(workspace)?;
+    if arguments.part == Part::Kubernetes {
+        // It boots no guest, and so needs no kernels.
+        packages::install(packages::BASE)?;
+    } else {
+        setup::run(workspace)?;
+    }
     let totals = match arguments.part {
         Part::Unit => unit::run(workspace)?,
         Part::Lab => lab(workspace, arguments)?,
