@@ -43,6 +43,8 @@ pub(crate) fn render(status: &Status) -> Result<String, fmt::Error> {
     registry.register("reconciles", "Runs of the loop", ConstCounter::new(status.reconciles));
     register_writes(&mut registry, "writes", "Changes made to the node", &status.writes);
     register_writes(&mut registry, "repairs", "Those that put back what somebody else changed", &status.repairs);
+    let help = "Tools (iptables, ipset, nft) that were run";
+    registry.register("processes", help, ConstCounter::new(status.processes));
     let packets = Family::<Labels, prometheus_client::metrics::counter::Counter>::default();
     for (verdict, count) in &status.packets {
         packets.get_or_create(&vec![(text("verdict"), verdict.clone())]).inc_by(*count);

@@ -34,6 +34,9 @@ pub(crate) struct Status {
     pub(crate) writes: Writes,
     /// Those of the writes that put back what somebody else had changed.
     pub(crate) repairs: Writes,
+    /// Tools (iptables, ipset, nft) that were run.
+    #[serde(default)]
+    pub(crate) processes: u64,
     /// Packets that the BPF programs judged, by verdict, at the end of the last run.
     #[serde(default)]
     pub(crate) packets: BTreeMap<String, u64>,

@@ -15,6 +15,7 @@ mod daemons;
 pub mod demo;
 mod diff;
 pub mod drift;
+pub mod enrolment;
 pub mod harness;
 pub mod kubernetes;
 pub mod lab;

@@ -68,10 +68,28 @@ pub fn counts(lab: &Lab) -> Result<String> {
 
 /// Addresses of the meshed pods in the map of this layout.
 pub fn pods(lab: &Lab) -> Result<Vec<Ipv4Addr>> {
-    let pods: HashMap<_, [u8; size_of::<Address>()], [u8; size_of::<Pod>()]> =
-        HashMap::try_from(open(lab, name::PODS)?)?;
-    let keys: Vec<_> = pods.keys().collect::<Result<_, _>>().context("cannot list the pods")?;
+    let keys: Vec<_> = Pods::open(lab)?.0.keys().collect::<Result<_, _>>().context("cannot list the pods")?;
     Ok(keys.into_iter().map(|key| Address::from_bytes(key).ip()).collect())
+}
+
+/// The map of meshed pods.
+#[derive(Debug)]
+pub struct Pods(HashMap<MapData, [u8; size_of::<Address>()], [u8; size_of::<Pod>()]>);
+
+impl Pods {
+    /// That of the lab's node.
+    pub fn open(lab: &Lab) -> Result<Self> {
+        Ok(Self(HashMap::try_from(open(lab, name::PODS)?)?))
+    }
+
+    /// Whether it holds the address.
+    pub fn contains(&self, ip: Ipv4Addr) -> Result<bool> {
+        match self.0.get(&Address::new(ip).bytes(), 0) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("cannot look {ip} up")),
+        }
+    }
 }
 
 fn open(lab: &Lab, name: &str) -> Result<Map> {

@@ -36,6 +36,9 @@ pub struct Status {
     /// Those of them that repaired drift.
     #[serde(default)]
     pub repairs: Writes,
+    /// Tools (iptables, ipset, nft) that it has run.
+    #[serde(default)]
+    pub processes: u64,
     /// UDP port of the tunnels.
     pub tunnel_port: Option<u16>,
     /// ztunnel.

@@ -33,6 +33,21 @@ enum What {
         #[arg(long)]
         repeat: Option<u32>,
     },
+    /// How long it takes until the kernel knows a pod: 10,000 at an agent's start, and one at a time, in both modes
+    Enrolment {
+        /// `text` or `json`
+        #[arg(long, default_value = "text")]
+        output: String,
+        /// Pods that are there when the agent starts
+        #[arg(long)]
+        pods: Option<u16>,
+        /// Cold starts in each mode
+        #[arg(long)]
+        rounds: Option<u16>,
+        /// Pods that come and go one by one
+        #[arg(long)]
+        events: Option<u16>,
+    },
 }
 
 /// Measures it and writes the figures.
@@ -48,10 +63,34 @@ impl What {
         let found = programs.tools.iter().find(|tool| tool.file_name().is_some_and(|name| name == PROGRAM));
         let mut command = Command::new(found.with_context(|| format!("cargo built no {PROGRAM}"))?);
         command.env(BPF_OBJECT_VARIABLE, &programs.bpf_object);
-        let Self::Program { output, rounds, repeat } = self;
-        command.args(["bpf", "bench", "--output", output]);
-        command.args(rounds.iter().flat_map(|rounds| ["--rounds".to_owned(), rounds.to_string()]));
-        command.args(repeat.iter().flat_map(|repeat| ["--repeat".to_owned(), repeat.to_string()]));
+        command.args(self.words()).args(["--output", self.output()]);
+        for (option, value) in self.numbers() {
+            command.args(value.iter().flat_map(|value| [option.to_owned(), value.to_string()]));
+        }
         Ok(command)
+    }
+
+    /// The subcommand that measures.
+    const fn words(&self) -> &'static [&'static str] {
+        match self {
+            Self::Program { .. } => &["bpf", "bench"],
+            Self::Enrolment { .. } => &["enrolment"],
+        }
+    }
+
+    fn output(&self) -> &str {
+        let (Self::Program { output, .. } | Self::Enrolment { output, .. }) = self;
+        output
+    }
+
+    /// What has a default of its own there.
+    fn numbers(&self) -> Vec<(&'static str, Option<u32>)> {
+        let wide = |number: Option<u16>| number.map(u32::from);
+        match *self {
+            Self::Program { rounds, repeat, .. } => vec![("--rounds", wide(rounds)), ("--repeat", repeat)],
+            Self::Enrolment { pods, rounds, events, .. } => {
+                vec![("--pods", wide(pods)), ("--rounds", wide(rounds)), ("--events", wide(events))]
+            }
+        }
     }
 }

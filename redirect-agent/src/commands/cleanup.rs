@@ -2,6 +2,7 @@
 
 use anyhow::bail;
 
+use super::print::print;
 use super::{client, lock};
 use crate::cli::{Cleanup, Output};
 use crate::reconcile::cleanup::{self, Outcome};
@@ -18,8 +19,8 @@ pub(crate) fn run(args: &Cleanup) -> anyhow::Result<()> {
         client::ask_and_outlive(directory, &Request::Cleanup)?
     };
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&outcome)?),
-        Output::Text => println!("{} objects removed or put back", outcome.writes),
+        Output::Json => print(&serde_json::to_string_pretty(&outcome)?)?,
+        Output::Text => print(&format!("{} objects removed or put back", outcome.writes))?,
     }
     for (object, message) in &outcome.problems {
         eprintln!("problem: {object}: {message}");

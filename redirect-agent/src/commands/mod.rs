@@ -4,6 +4,7 @@ pub(crate) mod cleanup;
 pub(crate) mod client;
 pub(crate) mod lock;
 pub(crate) mod metrics;
+mod print;
 pub(crate) mod rules;
 pub(crate) mod run;
 pub(crate) mod status;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 
+use super::print::print;
 use crate::cli::Rules;
 use crate::datapaths::iptables::{self, NodeRules};
 use crate::kernel::netns::NetnsId;
@@ -23,6 +24,5 @@ pub(crate) fn run(args: &Rules) -> anyhow::Result<()> {
         },
     };
     let chains = iptables::node_chains(&NodeRules { tunnel_port: args.tunnel_port, proxy: Some(&proxy) });
-    print!("{}", chain::script(&chains));
-    Ok(())
+    print(&chain::script(&chains))
 }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::client;
+use super::print::print;
 use crate::cli::{Output, Status};
 use crate::serve::Request;
 
@@ -10,8 +11,7 @@ use crate::serve::Request;
 pub(crate) fn run(args: &Status) -> anyhow::Result<()> {
     let status: Value = client::ask(&args.state.state_dir, &Request::Status)?;
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
-        Output::Text => print!("{}", serde_json::from_value::<crate::status::Status>(status)?),
+        Output::Json => print(&serde_json::to_string_pretty(&status)?),
+        Output::Text => print(&serde_json::from_value::<crate::status::Status>(status)?.to_string()),
     }
-    Ok(())
 }

@@ -1,6 +1,7 @@
 //! `redirect-agent trace`.
 
 use super::client;
+use super::print::print;
 use crate::cli::Trace;
 use crate::serve::Request;
 
@@ -13,6 +14,5 @@ pub(crate) fn run(args: Trace) -> anyhow::Result<()> {
         None => "no pod is traced".into(),
     };
     let () = client::ask(&args.state.state_dir, &Request::Trace { pod: args.pod })?;
-    println!("{said}");
-    Ok(())
+    print(&said)
 }

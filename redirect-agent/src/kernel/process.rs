@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,13 @@ const DEADLINE: Duration = Duration::from_mins(1);
 const OUTPUT_LIMIT: u64 = 64 << 20;
 /// How much of a tool's complaint goes into a message.
 const STDERR_LIMIT: usize = 2000;
+/// Tools run so far: each costs milliseconds, so their number says what the agent costs its node.
+static STARTED: AtomicU64 = AtomicU64::new(0);
+
+/// How many tools have been run since the agent began.
+pub(crate) fn started() -> u64 {
+    STARTED.load(Ordering::Relaxed)
+}
 
 /// Runs `program` with `args` in the calling thread's network namespace, gives it `input`, and returns what it printed.
 ///
@@ -30,6 +38,7 @@ pub(crate) fn run(program: &str, args: &[&str], input: &str) -> anyhow::Result<S
     command.args(args).env("LC_ALL", "C").process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("start {program} (is its package installed?)"))?;
+    STARTED.fetch_add(1, Ordering::Relaxed);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let out = thread::scope(|scope| {
         scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input.as_bytes())));

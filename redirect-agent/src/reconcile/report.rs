@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bpf::Bpf;
 use crate::enrol::{Cluster, PodVerdict, State};
+use crate::kernel::process;
 use crate::resources::ledger::Problem;
 use crate::status::{ProxyState, ProxyStatus, SourceStatus, Status};
 
@@ -30,6 +31,7 @@ pub(super) fn status(reconciler: &Reconciler, problems: Vec<Problem>) -> Status 
         reconciles: reconciler.reconciles,
         writes: reconciler.totals.clone(),
         repairs: reconciler.repairs.clone(),
+        processes: process::started(),
         packets: reconciler.bpf.as_ref().map(|bpf| counts(&bpf.borrow())).unwrap_or_default(),
         tunnel_port,
         trace: reconciler.traced(),

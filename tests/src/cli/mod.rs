@@ -2,6 +2,7 @@
 
 mod bpf;
 mod connect;
+mod enrolment;
 mod pods;
 mod watch;
 
@@ -94,6 +95,9 @@ enum Command {
         #[command(subcommand)]
         command: bpf::BpfCommand,
     },
+    /// What it costs to enrol pods (`cargo xtask bench` asks for it)
+    #[command(hide = true)]
+    Enrolment(enrolment::EnrolmentArgs),
     /// Run a program where bpf(2) fails with EPERM (the lab starts agents so)
     #[command(name = Lack::Bpf.subcommand(), hide = true)]
     WithoutBpf {
@@ -214,6 +218,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Agent { command } => agent(&mut Lab::open(prefix)?, command),
         Command::Demo { node, all } => demos(prefix, &node, all),
         Command::Bpf { command } => bpf::run(&command),
+        Command::Enrolment(args) => enrolment::run(args),
         Command::WithoutBpf { command } => Lack::Bpf.exec(&command).map(|never| match never {}),
         Command::WithoutBpffs { command } => Lack::Bpffs.exec(&command).map(|never| match never {}),
         Command::Proxy { log } => block_on(proxy::run(&log)),
