@@ -187,6 +187,9 @@ pub(crate) struct Status {
     /// How to print it.
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     pub(crate) output: Output,
+    /// Fail unless the agent's last run ended with everything as planned.
+    #[arg(long)]
+    pub(crate) ready: bool,
 }
 
 #[derive(Args, Debug)]
@@ -213,6 +216,12 @@ pub(crate) struct Cleanup {
     pub(crate) state: StateDir,
     #[command(flatten)]
     pub(crate) bpf: BpfDir,
+    /// Where no agent runs: take the annotation off the pods of this node as well, in a cluster or with --kubeconfig.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+    /// How to reach the API server [default: $KUBECONFIG, else the service account of the pod that this runs in]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
     /// How to print what was done.
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     pub(crate) output: Output,

@@ -14,6 +14,7 @@ use aya::maps::{MapInfo, PerCpuArray};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::Object;
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use redirect_common::maps::{COUNTERS, LAYOUT, Tracing, counter_name, name};
 
@@ -75,6 +76,7 @@ fn maps_dir(dir: &Path) -> PathBuf {
 pub(crate) fn open(options: &Options<'_>) -> anyhow::Result<Bpf> {
     check_jit()?;
     check_file_system(options.dir)?;
+    lift_memory_limit();
     let mut ebpf = load(options)?;
     let programs = load_programs(&mut ebpf)?;
     let kind = choose(options.attach, &programs)?;
@@ -113,6 +115,13 @@ fn check_jit() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Before Linux 5.11 maps count as locked memory of the user, and containers may lock little.
+fn lift_memory_limit() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+        tracing::debug!(%error, "the limit of locked memory stays (CAP_SYS_RESOURCE)");
+    }
+}
+
 /// The nearest directory that exists must be on a bpf file system.
 fn check_file_system(dir: &Path) -> anyhow::Result<()> {
     let existing = dir.ancestors().find(|path| path.exists()).context("no directory for pins")?;
@@ -147,7 +156,7 @@ fn load(options: &Options<'_>) -> anyhow::Result<Ebpf> {
     loader
         .load(OBJECT)
         .map_err(anyhow::Error::from)
-        .context("create the BPF maps (is CAP_BPF, or CAP_SYS_ADMIN, missing?)")
+        .context("create the BPF maps (is CAP_BPF, or CAP_SYS_ADMIN, missing? before Linux 5.11 also CAP_SYS_RESOURCE)")
 }
 
 /// Unpins a map that is not what the programs were made for: key size, value size and entries. The programs that stand keep it

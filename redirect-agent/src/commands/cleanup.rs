@@ -7,13 +7,18 @@ use super::{client, lock};
 use crate::cli::{Cleanup, Output};
 use crate::reconcile::cleanup::{self, Outcome};
 use crate::serve::Request;
+use crate::sources::kubernetes;
 
 /// Takes everything of ours away: by the running agent, which then ends, or else by itself.
 pub(crate) fn run(args: &Cleanup) -> anyhow::Result<()> {
     let directory = &args.state.state_dir;
     lock::prepare(directory)?;
     let outcome: Outcome = if let Some(_lock) = lock::take(directory)? {
-        cleanup::offline(directory, &args.bpf.bpf_dir)?
+        let mut outcome = cleanup::offline(directory, &args.bpf.bpf_dir)?;
+        if let Err(error) = unmark(args) {
+            outcome.problems.push(("annotations".to_owned(), format!("{error:#}")));
+        }
+        outcome
     } else {
         // The agent ends after it has answered; whoever looks next finds no process.
         client::ask_and_outlive(directory, &Request::Cleanup)?
@@ -29,4 +34,15 @@ pub(crate) fn run(args: &Cleanup) -> anyhow::Result<()> {
         bail!("{} objects are left; run it again when the problems are solved", outcome.problems.len());
     }
     Ok(())
+}
+
+/// Takes the annotation off the node's pods, if it is known which node this is and how to reach the API server.
+fn unmark(args: &Cleanup) -> anyhow::Result<()> {
+    match &args.node_name {
+        Some(node) if args.kubeconfig.is_some() || kubernetes::in_cluster() => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(kubernetes::unmark(args.kubeconfig.as_deref(), node))
+        }
+        _ => Ok(()),
+    }
 }

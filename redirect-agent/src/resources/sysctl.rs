@@ -5,13 +5,21 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use super::Context;
 use super::ledger::Kind;
+
+/// Where settings can be written: in a container `/proc/sys` is read-only, and deploy/ mounts the node's beside it. Whichever
+/// it is, it shows those of the namespace that the thread is in (`net_ctl_header_lookup`, `net/sysctl_net.c`).
+static SETTINGS: LazyLock<&Path> = LazyLock::new(|| {
+    let [host, own] = ["/host/proc/sys/net/ipv4/conf", "/proc/sys/net/ipv4/conf"].map(Path::new);
+    if host.is_dir() { host } else { own }
+});
 
 /// A setting below `net.ipv4.conf`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -27,7 +35,7 @@ impl Setting {
     }
 
     fn path(&self) -> PathBuf {
-        PathBuf::from("/proc/sys/net/ipv4/conf").join(&self.device).join(&self.key)
+        SETTINGS.join(&self.device).join(&self.key)
     }
 }
 
@@ -100,6 +108,11 @@ fn read(context: &Context<'_>, setting: &Setting) -> anyhow::Result<Option<Strin
 }
 
 fn write(context: &Context<'_>, setting: &Setting, value: &str) -> anyhow::Result<()> {
-    let hint = || format!("write {} (is /proc/sys mounted read-only?)", setting.path().display());
+    let hint = || {
+        format!(
+            "write {} (is /proc/sys mounted read-only, and the node's not at /host/proc/sys/net?)",
+            setting.path().display()
+        )
+    };
     context.netns.run(|| fs::write(setting.path(), value))?.with_context(hint)
 }

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use kube::Client;
 use kube::api::{Patch, PatchParams};
 use kube::core::Request;
-use redirect_common::names::REDIRECTION_ENABLED;
 use serde::de::IgnoredAny;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -16,6 +15,7 @@ use tokio::time::{sleep_until, timeout};
 use super::failure::Failure;
 use super::orders::{Desk, Order, Outcome, orders};
 use super::shared::{ANNOTATIONS, Shared};
+use super::store::WatchedPod;
 use crate::status::Status;
 
 /// Patches that are under way at a time.
@@ -43,7 +43,7 @@ impl Annotations {
     fn some_left(&self) -> bool {
         let store = self.0.store();
         let mut pods = store.pods.iter().flat_map(std::collections::BTreeMap::values);
-        pods.any(|pod| pod.redirection.as_deref() == Some(REDIRECTION_ENABLED) && !pod.is_terminating)
+        pods.any(WatchedPod::is_annotated)
     }
 }
 
@@ -83,6 +83,19 @@ pub(super) async fn run(client: Client, shared: Arc<Shared>, mut status: watch::
             () = until(next) => {}
         }
     }
+}
+
+/// Takes the annotation off these pods, without an agent that would.
+pub(super) async fn remove(client: &Client, pods: Vec<WatchedPod>) -> Result<(), Failure> {
+    let annotated = pods.into_iter().filter(WatchedPod::is_annotated);
+    for WatchedPod { pod, version, .. } in annotated {
+        let (namespace, name, uid) = (pod.namespace.clone(), pod.name.clone(), pod.uid.clone());
+        let order = Order { namespace, name, uid, version, enable: false };
+        timeout(LIMIT, patch(client, &order))
+            .await
+            .unwrap_or_else(|_| Err(Failure::timeout("patch", "pods", LIMIT)))?;
+    }
+    Ok(())
 }
 
 async fn until(time: Option<Instant>) {

@@ -103,7 +103,7 @@ struct ListMetadata {
 
 /// All objects, as the majority of etcd has them. A list from a server's cache would do for less, but may be older than what
 /// the agent has seen before, and would take pods out of the mesh that belong to it.
-async fn list<T: Object>(client: &Client, fields: Option<String>) -> Result<(Vec<T>, String), Failure> {
+pub(super) async fn list<T: Object>(client: &Client, fields: Option<String>) -> Result<(Vec<T>, String), Failure> {
     let mut params = ListParams { field_selector: fields, limit: Some(PAGE), ..ListParams::default() };
     let mut objects = Vec::new();
     loop {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use tokio::sync::watch;
@@ -43,20 +43,38 @@ pub(crate) async fn start(
     start_with(configure(kubeconfig).await?, node, status, tasks)
 }
 
+/// Takes the annotation off all pods of `node`, where no agent runs that would.
+pub(crate) async fn unmark(kubeconfig: Option<&Path>, node: &str) -> anyhow::Result<()> {
+    let client = connect(configure(kubeconfig).await?)?;
+    let work = async {
+        let (pods, _) = follow::list::<store::WatchedPod>(&client, Some(on(node))).await?;
+        annotate::remove(&client, pods).await
+    };
+    work.await.map_err(|failure| anyhow!(failure.message))
+}
+
+fn connect(mut config: Config) -> anyhow::Result<Client> {
+    config.connect_timeout = Some(CONNECT);
+    // Retries are ours, so that they are seen.
+    config.default_retry = false;
+    Client::try_from(config).context("set up the connection to the API server")
+}
+
+/// Selects the pods of a node.
+fn on(node: &str) -> String {
+    format!("spec.nodeName={node}")
+}
+
 fn start_with(
-    mut config: Config,
+    config: Config,
     node: &str,
     status: watch::Receiver<Status>,
     tasks: &mut JoinSet<()>,
 ) -> anyhow::Result<Source> {
-    config.connect_timeout = Some(CONNECT);
-    // Retries are ours, so that they are seen.
-    config.default_retry = false;
     tracing::info!(server = %config.cluster_url, node, "following pods and namespaces of the API server");
-    let client = Client::try_from(config).context("set up the connection to the API server")?;
+    let client = connect(config)?;
     let (shared, snapshots, health) = Shared::new();
-    let here = format!("spec.nodeName={node}");
-    tasks.spawn(follow::follow::<store::WatchedPod>(client.clone(), Some(here), Arc::clone(&shared)));
+    tasks.spawn(follow::follow::<store::WatchedPod>(client.clone(), Some(on(node)), Arc::clone(&shared)));
     tasks.spawn(follow::follow::<store::WatchedNamespace>(client.clone(), None, Arc::clone(&shared)));
     tasks.spawn(annotate::run(client, Arc::clone(&shared), status));
     Ok(Source { snapshots, health, annotations: Some(Annotations::new(shared)) })

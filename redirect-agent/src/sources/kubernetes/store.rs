@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use redirect_common::names::ANNOTATION_REDIRECTION;
+use redirect_common::names::{ANNOTATION_REDIRECTION, REDIRECTION_ENABLED};
 use serde::Deserialize;
 
 use super::follow::{Change, Object};
@@ -22,6 +22,13 @@ pub(super) struct WatchedPod {
     pub(super) redirection: Option<String>,
     /// Whether it is being deleted.
     pub(super) is_terminating: bool,
+}
+
+impl WatchedPod {
+    /// Whether it says that it is in the mesh, and will stay to say so.
+    pub(super) fn is_annotated(&self) -> bool {
+        self.redirection.as_deref() == Some(REDIRECTION_ENABLED) && !self.is_terminating
+    }
 }
 
 /// A namespace.
