@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use redirect_common::names;
 use serde::{Deserialize, Serialize};
 
+use crate::install::Places;
 use crate::resources::chain::backend::Backend;
 use crate::trace::Target;
 
@@ -87,7 +88,40 @@ pub(crate) struct Run {
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) resync: u64,
     #[command(flatten)]
+    pub(crate) cni: CniArgs,
+    #[command(flatten)]
     pub(crate) state: StateDir,
+}
+
+/// Where the container runtime has its network plugins.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CniDirs {
+    /// Directory of the runtime's CNI plugins.
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub(crate) cni_bin_dir: PathBuf,
+    /// Directory of the runtime's CNI configuration.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub(crate) cni_conf_dir: PathBuf,
+}
+
+impl CniDirs {
+    pub(crate) fn places(&self) -> Places {
+        Places { bin: self.cni_bin_dir.clone(), conf: self.cni_conf_dir.clone() }
+    }
+}
+
+/// The CNI plugin.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CniArgs {
+    /// The program redirect-cni: copied into the runtime's directory and kept in its primary configuration until `cleanup`;
+    /// without it nothing is installed, and nothing is taken out.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) cni_plugin: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) dirs: CniDirs,
+    /// Namespaces whose pods start whatever the agent says; ztunnel's is always one of them.
+    #[arg(long, value_name = "NAMESPACE,…", value_delimiter = ',', default_value = "kube-system")]
+    pub(crate) cni_exclude_namespaces: Vec<String>,
 }
 
 /// Where maps and programs are pinned.
@@ -222,6 +256,8 @@ pub(crate) struct Cleanup {
     /// How to reach the API server [default: $KUBECONFIG, else the service account of the pod that this runs in]
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) cni: CniDirs,
     /// How to print what was done.
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     pub(crate) output: Output,

@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
 
+mod backoff;
 mod bpf;
 mod cli;
 mod commands;
@@ -19,6 +20,7 @@ mod config;
 mod datapaths;
 mod enrol;
 mod facts;
+mod install;
 mod kernel;
 mod metrics;
 mod plan;

@@ -10,6 +10,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::enrol::State;
+use crate::install;
 use crate::resources::ledger::{Kind, Writes};
 use crate::status::Status;
 
@@ -40,6 +41,12 @@ pub(crate) fn render(status: &Status) -> Result<String, fmt::Error> {
     let help = "Since when nothing new can have been heard of pods; 0 when it can";
     registry.register("source_stale_since_timestamp_seconds", help, whole(since.unwrap_or_default()));
     registry.register("problems", "What is wrong now", whole(status.problems.len() as u64));
+    if let Some(plugin) = &status.cni_plugin {
+        let stands = gauge(plugin.state == install::State::Installed);
+        registry.register("cni_plugin_installed", "Whether the CNI plugin is in the node's list", stands);
+        let repairs = ConstCounter::new(plugin.repairs);
+        registry.register("cni_plugin_repairs", "Times it was put back after another had changed it", repairs);
+    }
     registry.register("reconciles", "Runs of the loop", ConstCounter::new(status.reconciles));
     register_writes(&mut registry, "writes", "Changes made to the node", &status.writes);
     register_writes(&mut registry, "repairs", "Those that put back what somebody else changed", &status.repairs);
@@ -82,6 +89,17 @@ mod tests {
         assert!(text.contains("redirect_source_stale 1\n"), "{text}");
         assert!(text.contains("redirect_source_stale_since_timestamp_seconds 1704067200\n"), "{text}");
         assert!(render(&Status::default()).unwrap().contains("redirect_source_stale 0\n"));
+    }
+
+    #[test]
+    fn the_cni_plugin_is_told_of_where_it_is_installed() {
+        let mut status = Status::default();
+        assert!(!render(&status).unwrap().contains("cni_plugin"));
+        let state = install::State::Installed;
+        status.cni_plugin = Some(install::PluginStatus { state, repairs: 3, ..Default::default() });
+        let text = render(&status).unwrap();
+        assert!(text.contains("redirect_cni_plugin_installed 1\n"), "{text}");
+        assert!(text.contains("redirect_cni_plugin_repairs_total 3\n"), "{text}");
     }
 
     #[test]

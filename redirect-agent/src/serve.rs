@@ -12,8 +12,11 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use crate::install::Install;
+use crate::reconcile::cleanup::Outcome;
 use crate::reconcile::doorbell::Doorbell;
 use crate::status::Status;
 use crate::trace::{self, Target};
@@ -68,6 +71,7 @@ pub(crate) fn listen(
     directory: &Path,
     status: watch::Receiver<Status>,
     doorbell: Arc<Doorbell>,
+    install: Arc<Install>,
 ) -> anyhow::Result<Server> {
     let path = directory.join(SOCKET);
     // The lock is held: a socket that is there belongs to an agent that has ended.
@@ -83,9 +87,9 @@ pub(crate) fn listen(
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let (status, doorbell) = (status.clone(), Arc::clone(&doorbell));
+            let (status, doorbell, install) = (status.clone(), Arc::clone(&doorbell), Arc::clone(&install));
             tokio::spawn(async move {
-                if let Err(error) = serve(stream, &status, &doorbell).await {
+                if let Err(error) = serve(stream, &status, &doorbell, install).await {
                     tracing::debug!(error = format!("{error:#}"), "a client of the socket was dropped");
                 }
                 drop(place);
@@ -95,21 +99,40 @@ pub(crate) fn listen(
     Ok(Server { acceptor, places })
 }
 
-async fn serve(mut stream: UnixStream, status: &watch::Receiver<Status>, doorbell: &Doorbell) -> anyhow::Result<()> {
+async fn serve(
+    mut stream: UnixStream,
+    status: &watch::Receiver<Status>,
+    doorbell: &Doorbell,
+    install: Arc<Install>,
+) -> anyhow::Result<()> {
     let (reader, mut writer) = stream.split();
     let answer = match timeout(PATIENCE, read(reader)).await.context("no request came")?? {
-        Request::Status => encode(&Answer::Ok(status.borrow().clone())),
+        Request::Status => encode(&Answer::Ok(with_plugin(status.borrow().clone(), &install))),
         Request::Trace { pod } => match trace::request(status.clone(), doorbell, pod).await {
             Ok(()) => encode(&Answer::Ok(())),
             Err(error) => encode(&Answer::<()>::Error(format!("{error:#}"))),
         },
-        Request::Cleanup => match timeout(CLEANUP_PATIENCE, doorbell.cleanup()).await {
+        Request::Cleanup => match timeout(CLEANUP_PATIENCE, cleanup(doorbell, install)).await {
             Ok(Ok(outcome)) => encode(&Answer::Ok(outcome)),
             _ => encode(&Answer::<()>::Error("the agent did not finish the cleanup; see its log".into())),
         },
     };
     timeout(PATIENCE, writer.write_all(&answer?)).await.context("the answer was not taken")??;
     Ok(())
+}
+
+/// What the loop does not know of.
+fn with_plugin(mut status: Status, install: &Install) -> Status {
+    let (plugin, problem) = install.status();
+    status.cni_plugin = plugin;
+    status.problems.extend(problem);
+    status
+}
+
+/// The plugin first: while a list names it, it is asked for pods that start.
+async fn cleanup(doorbell: &Doorbell, install: Arc<Install>) -> anyhow::Result<Outcome> {
+    let removed = spawn_blocking(move || install.remove()).await?;
+    Ok(doorbell.cleanup().await?.with(removed))
 }
 
 async fn read(reader: tokio::net::unix::ReadHalf<'_>) -> anyhow::Result<Request> {

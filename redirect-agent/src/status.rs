@@ -8,6 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::enrol::{PodVerdict, State};
+use crate::install::{self, PluginStatus};
 use crate::resources::chain::backend::Backend;
 use crate::resources::ledger::{Kind, Problem, Writes};
 use crate::trace::Traced;
@@ -46,6 +47,9 @@ pub(crate) struct Status {
     pub(crate) source: SourceStatus,
     pub(crate) proxy: ProxyStatus,
     pub(crate) pods: Vec<PodVerdict>,
+    /// The CNI plugin, where the agent is to install it.
+    #[serde(default)]
+    pub(crate) cni_plugin: Option<PluginStatus>,
     /// The pod that is traced.
     #[serde(default)]
     pub(crate) trace: Option<Traced>,
@@ -111,6 +115,9 @@ impl fmt::Display for Status {
             let counts: Vec<_> = self.packets.iter().map(|(verdict, count)| format!("{verdict} {count}")).collect();
             writeln!(f, "packets: {}", counts.join(", "))?;
         }
+        if let Some(plugin) = &self.cni_plugin {
+            writeln!(f, "cni plugin: {plugin}")?;
+        }
         if let Some(Traced { pod, lost }) = &self.trace {
             writeln!(f, "trace: {pod}, in the agent's log; {lost} lines were too many")?;
         }
@@ -139,6 +146,20 @@ impl fmt::Display for ProxyStatus {
             write!(f, " on {veth}")?;
         }
         self.reason.as_ref().map_or(Ok(()), |reason| write!(f, ": {reason}"))
+    }
+}
+
+impl fmt::Display for PluginStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.state {
+            install::State::Waiting => "not installed yet",
+            install::State::Pending => "NOT INSTALLED",
+            install::State::Installed => "installed",
+        })?;
+        if let Some(list) = &self.list {
+            write!(f, ", {} in {}", self.program.display(), list.display())?;
+        }
+        write!(f, "; repairs: {}", self.repairs)
     }
 }
 

@@ -21,5 +21,8 @@ pub mod spec;
 
 /// The plugin's name: that of its binary, and the `type` of its entry in a list.
 pub const PLUGIN: &str = "redirect-cni";
+/// What a program of that name is known by to be this plugin, of whatever version: it is in the binary, and the agent replaces
+/// and removes no other. Never to be changed.
+pub const MARK: &str = "redirect-cni: the CNI plugin that redirect-agent installs and removes";
 /// Where the agent listens for it.
 pub const SOCKET: &str = "/run/redirect/cni.sock";

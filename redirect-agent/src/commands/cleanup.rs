@@ -5,6 +5,7 @@ use anyhow::bail;
 use super::print::print;
 use super::{client, lock};
 use crate::cli::{Cleanup, Output};
+use crate::install::Install;
 use crate::reconcile::cleanup::{self, Outcome};
 use crate::serve::Request;
 use crate::sources::kubernetes;
@@ -14,7 +15,9 @@ pub(crate) fn run(args: &Cleanup) -> anyhow::Result<()> {
     let directory = &args.state.state_dir;
     lock::prepare(directory)?;
     let outcome: Outcome = if let Some(_lock) = lock::take(directory)? {
-        let mut outcome = cleanup::offline(directory, &args.bpf.bpf_dir)?;
+        // First: while a list names the plugin, it is asked for pods that start.
+        let removed = Install::to_remove(args.cni.places(), directory).remove();
+        let mut outcome = cleanup::offline(directory, &args.bpf.bpf_dir)?.with(removed);
         if let Err(error) = unmark(args) {
             outcome.problems.push(("annotations".to_owned(), format!("{error:#}")));
         }

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::lock;
 use crate::cli::{PodSource, Run};
 use crate::config::Config;
+use crate::install::{self, Install};
 use crate::reconcile::doorbell::{Cause, Doorbell};
 use crate::reconcile::{End, Reconciler};
 use crate::serve;
@@ -45,10 +46,11 @@ pub(crate) fn run(args: Run) -> anyhow::Result<()> {
         state_dir: args.state.state_dir,
         resync: Duration::from_secs(args.resync),
     };
+    let install = Arc::new(Install::new(&args.cni, &config.state_dir, &config.proxy_namespace)?);
     lock::prepare(&config.state_dir)?;
     let _lock = lock::wait(&config.state_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(supervise(config, pods, args.kubeconfig))
+    runtime.block_on(supervise(config, pods, args.kubeconfig, install))
 }
 
 /// What is asked for, else the API server where it is plain how to reach it.
@@ -58,7 +60,12 @@ fn choose_source(pods: Option<PodSource>, kubeconfig: Option<&Path>) -> anyhow::
     pods.or_else(default).context("not in a cluster: say where to learn of pods with --pods or --kubeconfig")
 }
 
-async fn supervise(config: Config, pods: PodSource, kubeconfig: Option<PathBuf>) -> anyhow::Result<()> {
+async fn supervise(
+    config: Config,
+    pods: PodSource,
+    kubeconfig: Option<PathBuf>,
+    install: Arc<Install>,
+) -> anyhow::Result<()> {
     let doorbell = Arc::new(Doorbell::default());
     let (status_sender, status) = watch::channel(Status::default());
     let mut tasks = JoinSet::new();
@@ -68,7 +75,8 @@ async fn supervise(config: Config, pods: PodSource, kubeconfig: Option<PathBuf>)
             kubernetes::start(kubeconfig.as_deref(), &config.node_name, status.clone(), &mut tasks).await?
         }
     };
-    let socket = serve::listen(&config.state_dir, status, Arc::clone(&doorbell))?;
+    let socket = serve::listen(&config.state_dir, status, Arc::clone(&doorbell), Arc::clone(&install))?;
+    tasks.spawn(install::keep(install));
     tasks.spawn(ring_on_change(source.snapshots.clone(), Arc::clone(&doorbell)));
     tasks.spawn(ring_on_change(source.health.clone(), Arc::clone(&doorbell)));
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -6,6 +6,7 @@ use std::path::Path;
 use redirect_common::names::TUNNELS;
 use serde::{Deserialize, Serialize};
 
+use crate::install::Removed;
 use crate::kernel::links;
 use crate::kernel::netns::Netns;
 use crate::plan::Plan;
@@ -23,6 +24,15 @@ pub(crate) struct Outcome {
     pub(crate) writes: u64,
     /// What could not be: object and reason. Run it again when the reason is gone.
     pub(crate) problems: Vec<(String, String)>,
+}
+
+impl Outcome {
+    /// With what was done about the CNI plugin.
+    pub(crate) fn with(mut self, removed: Removed) -> Self {
+        self.writes += removed.writes;
+        self.problems.extend(removed.problems);
+        self
+    }
 }
 
 /// Cleans up without a running agent.

@@ -40,6 +40,7 @@ pub(super) fn status(reconciler: &Reconciler, problems: Vec<Problem>) -> Status 
             complete: reconciler.snapshots.borrow().is_some(),
             stale_since: reconciler.health.borrow().stale_since,
         },
+        cni_plugin: None,
         proxy,
         pods,
         notes: reconciler.notes.clone(),

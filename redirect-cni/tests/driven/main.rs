@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use agent::{Agent, Netns};
 use nix as _;
+use redirect_cni::MARK;
 use redirect_cni::protocol::{self, Answer, Request};
 use runtime::{ARGUMENTS, Call, PREVIOUS};
 use serde as _;
@@ -39,6 +40,16 @@ fn a_pod_starts_when_the_agent_says_so() {
         let metadata = std::fs::metadata(&netns.path).unwrap();
         assert_eq!((asked.netns_id.dev, asked.netns_id.ino), (metadata.dev(), metadata.ino()));
     }
+}
+
+/// The agent replaces and removes no program of this name that has no mark.
+#[test]
+fn the_program_bears_its_mark_and_says_what_it_is() {
+    let program = env!("CARGO_BIN_EXE_redirect-cni");
+    let content = std::fs::read(program).unwrap();
+    assert!(content.windows(MARK.len()).any(|window| window == MARK.as_bytes()));
+    let said = std::process::Command::new(program).arg("--version").env_clear().output().unwrap();
+    assert!(!said.status.success() && String::from_utf8(said.stderr).unwrap().starts_with(MARK));
 }
 
 #[test]

@@ -16,9 +16,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{sleep, timeout};
 
-use super::backoff::{Backoff, random};
 use super::failure::Failure;
 use super::shared::Shared;
+use crate::backoff::{Backoff, random};
 
 /// An object that is followed.
 pub(super) trait Object: Clone + DeserializeOwned + Send + Sync + 'static {

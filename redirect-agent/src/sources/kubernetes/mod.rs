@@ -17,7 +17,6 @@ use super::Source;
 use crate::status::Status;
 
 mod annotate;
-mod backoff;
 mod failure;
 mod follow;
 mod orders;

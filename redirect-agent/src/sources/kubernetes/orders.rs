@@ -9,8 +9,8 @@ use std::time::Instant;
 use redirect_common::names::{ANNOTATION_REDIRECTION, REDIRECTION_DISABLED, REDIRECTION_ENABLED};
 use serde_json::{Value, json};
 
-use super::backoff;
 use super::store::WatchedPod;
+use crate::backoff;
 use crate::enrol::{PodVerdict, State};
 
 /// One annotation that is to be written or removed.

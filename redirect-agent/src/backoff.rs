@@ -12,14 +12,14 @@ const CALM: Duration = Duration::from_mins(1);
 
 /// The waits between tries.
 #[derive(Default, Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     failures: u32,
     last: Option<Instant>,
 }
 
 impl Backoff {
     /// The wait after a failure at `now`.
-    pub(super) fn after_failure(&mut self, now: Instant) -> Duration {
+    pub(crate) fn after_failure(&mut self, now: Instant) -> Duration {
         if self.last.is_some_and(|last| now.saturating_duration_since(last) >= CALM + LONGEST) {
             self.failures = 0;
         }
@@ -30,14 +30,14 @@ impl Backoff {
 }
 
 /// The wait after so many failures in a row; `random` chooses in its upper half.
-pub(super) fn wait(failures: u32, random: u32) -> Duration {
+pub(crate) fn wait(failures: u32, random: u32) -> Duration {
     let doubled = FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST);
     let half = doubled / 2;
     half + half.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
 /// A number that differs from call to call and from node to node; the standard library seeds its hashers at random.
-pub(super) fn random() -> u32 {
+pub(crate) fn random() -> u32 {
     (RandomState::new().hash_one(Instant::now()) >> 32).try_into().unwrap_or_default()
 }
 

@@ -1,0 +1,144 @@
+//! One look at the node's files, and what has to be written: the program first, then the entry that calls it; back in the
+//! other order, so that no list ever names a program that is not there.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use redirect_cni::conflist::folder::{Outcome, install_in, uninstall_from};
+
+use super::{Install, Places, Progress, State, Wanted, places, program};
+
+/// From this many repairs on, each within [`CALM`] of the one before, `status` says that somebody writes against us.
+const FIGHT: u32 = 3;
+const CALM: Duration = Duration::from_mins(1);
+
+/// How a pass went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Passed {
+    /// Everything is as it should be.
+    Whole,
+    /// Something was put in for the first time.
+    Put,
+    /// Something was put back.
+    Repaired,
+    /// Something could not be written, see the status.
+    Failed,
+    /// It was taken out, or nothing is wanted.
+    Over,
+}
+
+/// What a cleanup did with the plugin.
+#[derive(Default, Debug)]
+pub(crate) struct Removed {
+    pub(crate) writes: u64,
+    /// Object and reason.
+    pub(crate) problems: Vec<(String, String)>,
+}
+
+impl Progress {
+    /// Everything stands; `written` says whether it had to be.
+    fn book(&mut self, written: bool, now: Instant) -> Passed {
+        let calm = self.repaired.is_none_or(|last| now.saturating_duration_since(last) >= CALM);
+        if calm {
+            self.fights = 0;
+        }
+        if !written {
+            self.stood = true;
+            return Passed::Whole;
+        }
+        if !std::mem::replace(&mut self.stood, true) {
+            return Passed::Put;
+        }
+        self.fights += 1;
+        self.repaired = Some(now);
+        self.status.repairs += 1;
+        Passed::Repaired
+    }
+}
+
+impl Install {
+    /// Looks once, and writes what is missing.
+    pub(super) fn pass(&self) -> Passed {
+        let mut progress = self.lock();
+        let Some(wanted) = self.wanted.as_ref().filter(|_| !progress.over) else { return Passed::Over };
+        progress.status.program = program::path(&self.places.bin);
+        match self.put(wanted) {
+            Ok((list, written)) => {
+                progress.status.state = State::Installed;
+                progress.status.list = Some(list);
+                let passed = progress.book(written, Instant::now());
+                progress.problem = (progress.fights >= FIGHT).then(|| self.fight(progress.fights));
+                passed
+            }
+            Err(error) => {
+                progress.status.state = State::Pending;
+                progress.problem = Some(format!("{error:#}"));
+                Passed::Failed
+            }
+        }
+    }
+
+    /// The agent does not answer the plugin, for this reason. One that is installed stays.
+    pub(super) fn unanswered(&self, reason: &str) {
+        self.lock().problem = Some(format!("not installed yet: the agent does not answer it: {reason}"));
+    }
+
+    fn put(&self, wanted: &Wanted) -> anyhow::Result<(PathBuf, bool)> {
+        places::note(&self.state_dir, &self.places)?;
+        let program_written = program::put(&wanted.source, &self.places.bin)?;
+        if program_written {
+            tracing::info!(file = %program::path(&self.places.bin).display(), "the CNI plugin's program was written");
+        }
+        let outcome = install_in(&self.places.conf, &wanted.entry)?;
+        let list_written = !matches!(outcome, Outcome::Unchanged(_));
+        if list_written {
+            tracing::info!(?outcome, "the CNI plugin was put into the node's list");
+        }
+        let (Outcome::Unchanged(list) | Outcome::Written(list) | Outcome::Renamed(_, list)) = outcome;
+        Ok((list, program_written || list_written))
+    }
+
+    fn fight(&self, times: u32) -> String {
+        let Places { bin, conf } = &self.places;
+        format!(
+            "another takes it out of {} or {} again and again; put back {times} times, the last less than a minute ago",
+            conf.display(),
+            bin.display()
+        )
+    }
+
+    /// Takes the plugin out, wherever it was put, and leaves it so.
+    pub(crate) fn remove(&self) -> Removed {
+        let mut progress = self.lock();
+        progress.over = true;
+        progress.problem = None;
+        let mut removed = Removed::default();
+        let known = match places::known(&self.state_dir) {
+            Ok(known) if known.is_empty() => vec![self.places.clone()],
+            Ok(known) => known,
+            Err(error) => {
+                removed.problems.push((super::OBJECT.into(), format!("{error:#}")));
+                vec![self.places.clone()]
+            }
+        };
+        for places in &known {
+            if let Err(error) = take(places, &mut removed.writes) {
+                removed.problems.push((super::OBJECT.into(), format!("{error:#}")));
+            }
+        }
+        if removed.problems.is_empty()
+            && let Err(error) = places::forget(&self.state_dir)
+        {
+            removed.problems.push((super::OBJECT.into(), format!("{error:#}")));
+        }
+        removed
+    }
+}
+
+/// The program stays where a list may still name it: without it no pod would start.
+fn take(places: &Places, writes: &mut u64) -> anyhow::Result<()> {
+    let outcomes = uninstall_from(&places.conf)?;
+    *writes += outcomes.iter().filter(|outcome| !matches!(outcome, Outcome::Unchanged(_))).count() as u64;
+    *writes += u64::from(program::take(&places.bin)?);
+    Ok(())
+}
