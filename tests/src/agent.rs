@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use redirect_common::maps::LAYOUT;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::binaries;
 use crate::command::{Cmd, Output};
+use crate::image;
 use crate::lab::Lab;
 use crate::lack::Lack;
 use crate::layout::{NODE_IP, NODE_NAME, bpf_dir};
@@ -51,6 +52,9 @@ pub struct AgentOptions {
     pub tc_attach: Option<Attach>,
     /// What it has to do without.
     pub without: Option<Lack>,
+    /// The unpacked image that it is run in; as it was built beside the lab if there is none.
+    #[serde(default)]
+    pub image_root: Option<PathBuf>,
 }
 
 impl AgentOptions {
@@ -77,6 +81,18 @@ impl AgentOptions {
 
     /// What to run, before its arguments.
     fn program(&self) -> Result<Vec<OsString>> {
+        if let Some(root) = &self.image_root {
+            ensure!(self.without.is_none(), "the agent of an image has what the image has");
+            let lab = binaries::find("redirect-lab")?.into();
+            return Ok(vec![
+                lab,
+                image::SUBCOMMAND.into(),
+                "--root".into(),
+                root.into(),
+                "--".into(),
+                image::AGENT.into(),
+            ]);
+        }
         let agent = binaries::find(AGENT)?.into_os_string();
         Ok(match self.without {
             Some(lack) => vec![binaries::find("redirect-lab")?.into(), lack.subcommand().into(), "--".into(), agent],

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::agent::AgentOptions;
+use crate::image;
 use crate::mode::Mode;
 use crate::operator::{Facts, look};
 use crate::scoped::ScopedLab;
@@ -30,6 +31,11 @@ pub fn demo(options: Options, agent: &AgentOptions) -> Result<()> {
     })?;
     println!("the agent has settled after {} changes to the kernel", status.total_writes());
     show_mode(&status, lab.mode(), agent.without.is_some())?;
+
+    if let Some(root) = &agent.image_root {
+        image::is_of(lab.agent().context("no agent was started")?, root)?;
+        println!("the agent is {} of the image in {}", image::AGENT, root.display());
+    }
 
     heading("connections");
     let rows = run(&lab, ZTUNNEL)?;

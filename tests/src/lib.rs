@@ -17,6 +17,7 @@ mod diff;
 pub mod drift;
 pub mod enrolment;
 pub mod harness;
+pub mod image;
 pub mod kubernetes;
 pub mod lab;
 pub mod lack;

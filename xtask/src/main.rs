@@ -7,6 +7,7 @@ mod demo;
 mod deny;
 mod ebpf;
 mod guest;
+mod image;
 mod kernels;
 mod kubernetes;
 mod lock;
@@ -42,6 +43,8 @@ enum Command {
     BuildEbpf,
     /// Shows redirection happening on a node made of network namespaces
     Demo(demo::Arguments),
+    /// Builds the agent's image, as an OCI archive
+    Image(image::Arguments),
     /// Measures what redirection costs
     Bench(bench::Arguments),
     /// Runs the tests; the last line is how many passed, failed and were skipped
@@ -72,6 +75,7 @@ fn run(command: Command) -> Result<ExitCode> {
             println!("{}", object.display());
         }
         Command::Bench(arguments) => return bench::run(&workspace, &arguments),
+        Command::Image(arguments) => return image::run(&workspace, &arguments),
         Command::Demo(arguments) => return demo::run(&workspace, &arguments),
         Command::Test(arguments) => return test::run(&workspace, &arguments),
         Command::Verifier(arguments) => return verifier::run(&workspace, &arguments),

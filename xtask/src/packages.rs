@@ -50,6 +50,9 @@ pub(crate) const EBPF: &[&str] =
 /// (`kubernetes`).
 pub(crate) const KUBERNETES: &[&str] = &["curl", "openssl"];
 
+/// What puts an image together, and finds its date.
+pub(crate) const IMAGE: &[&str] = &["buildah", "git", "tar"];
+
 /// What builds Kubernetes' servers.
 pub(crate) const KUBERNETES_BUILD: &[&str] = &["dpkg-dev", "golang-go", "jq", "make", "rsync"];
 
@@ -105,7 +108,7 @@ mod tests {
 
     #[test]
     fn lists_are_sorted_and_without_repetition() {
-        for list in [BASE, EBPF, KUBERNETES, KUBERNETES_BUILD] {
+        for list in [BASE, EBPF, IMAGE, KUBERNETES, KUBERNETES_BUILD] {
             assert!(list.is_sorted_by(|a, b| a < b));
         }
     }

@@ -9,6 +9,7 @@ use crate::{deny, ebpf, packages, progress};
 /// Everything that any command needs.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     packages::install(packages::BASE)?;
+    packages::install(packages::IMAGE)?;
     ebpf::prepare(workspace)?;
     deny::prepare(workspace)?;
     for series in MATRIX {

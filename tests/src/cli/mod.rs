@@ -24,7 +24,7 @@ use crate::lack::Lack;
 use crate::layout::DEFAULT_PREFIX;
 use crate::mode::{ATTACH_VARIABLE, Attach, MODE_VARIABLE, Mode};
 use crate::state::Options;
-use crate::{proxy, serve, table};
+use crate::{image, proxy, serve, table};
 
 /// A Kubernetes node made of network namespaces, to see and test traffic redirection on.
 ///
@@ -112,6 +112,16 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
+    /// Run a program in an unpacked image, with the node's /dev, /proc, /run and /sys (the lab starts agents so)
+    #[command(name = image::SUBCOMMAND, hide = true)]
+    InImage {
+        /// The image's root
+        #[arg(long)]
+        root: PathBuf,
+        /// The program and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// The transparent proxy of the ztunnel pod (the lab starts it)
     Proxy {
         /// Where to write one JSON object per connection
@@ -168,6 +178,9 @@ struct NodeArgs {
     /// Run the agent where bpf(2) fails with EPERM, to see it fall back
     #[arg(long)]
     without_bpf: bool,
+    /// Run the agent, and what it runs, of the image that is unpacked here
+    #[arg(long, value_name = "DIR", conflicts_with = "without_bpf")]
+    image_root: Option<PathBuf>,
     /// More arguments of `redirect-agent run`, in one string
     #[arg(long, allow_hyphen_values = true, default_value = "", hide_default_value = true)]
     agent_args: String,
@@ -185,6 +198,7 @@ impl NodeArgs {
             mode: Some(self.mode),
             tc_attach: self.tc_attach,
             without: self.without_bpf.then_some(Lack::Bpf),
+            image_root: self.image_root.clone(),
         }
     }
 }
@@ -221,6 +235,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Enrolment(args) => enrolment::run(args),
         Command::WithoutBpf { command } => Lack::Bpf.exec(&command).map(|never| match never {}),
         Command::WithoutBpffs { command } => Lack::Bpffs.exec(&command).map(|never| match never {}),
+        Command::InImage { root, command } => image::exec(&root, &command).map(|never| match never {}),
         Command::Proxy { log } => block_on(proxy::run(&log)),
         Command::Serve { name, listen } => block_on(serve::serve(name, listen)),
     }

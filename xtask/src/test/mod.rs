@@ -3,6 +3,7 @@
 
 mod batch;
 pub(crate) mod host;
+mod image;
 mod libtest;
 mod matrix;
 mod suites;
@@ -46,7 +47,7 @@ impl Arguments {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Everything but Kubernetes, nothing twice, and the matrix without what only repeats it (see vm)
+    /// Everything but the image and Kubernetes, nothing twice, and the matrix without what only repeats it (see vm)
     All,
     /// Formatting, lints, licences, and the tests inside the crates
     Unit,
@@ -54,6 +55,8 @@ enum Part {
     Lab,
     /// The lab's suites on every kernel of the matrix, with both backends and topologies
     Vm,
+    /// The agent's image: built twice, and the demo with what is in it, in a guest
+    Image,
     /// The suites on a real Kubernetes API server, on the host. The server is built the first time, which takes some minutes
     Kubernetes,
 }
@@ -70,6 +73,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
         Part::Unit => unit::run(workspace)?,
         Part::Lab => lab(workspace, arguments)?,
         Part::Vm => vm(workspace, arguments)?,
+        Part::Image => image::run(workspace, arguments.kernel.first().copied())?,
         Part::Kubernetes => kubernetes(workspace, arguments)?,
         Part::All => all(workspace, arguments)?,
     };
