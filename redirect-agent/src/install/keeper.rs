@@ -2,7 +2,6 @@
 //! a repair not before a pause, which grows while others write against us.
 
 use std::ffi::OsStr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use inotify::{EventStream, Inotify, WatchMask};
 use redirect_cni::client::ask;
+use redirect_cni::conflist::replace::PREFIX;
 use redirect_cni::deadline::Deadline;
 use redirect_cni::protocol::Request;
 use tokio::task::spawn_blocking;
@@ -24,8 +24,6 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How long the agent may take to answer its own plugin, and between two questions.
 const ANSWER: Duration = Duration::from_secs(2);
 const ASK: Duration = Duration::from_millis(200);
-/// What [`redirect_cni::conflist::replace`] writes to before it renames; each write of ours would wake us.
-const TEMPORARY: &str = ".redirect-cni.";
 
 /// Puts the plugin in when the agent answers it, and keeps it there. Never ends.
 pub(crate) async fn keep(install: Arc<Install>) {
@@ -123,6 +121,7 @@ impl<'a> Watch<'a> {
     }
 }
 
+/// Each write of ours would wake us.
 fn is_temporary(name: &OsStr) -> bool {
-    Path::new(name).to_string_lossy().starts_with(TEMPORARY)
+    name.to_string_lossy().starts_with(PREFIX)
 }

@@ -104,6 +104,7 @@ impl Install {
         let mut exclude_namespaces = args.cni_exclude_namespaces.clone();
         // ztunnel cannot wait for an agent that waits for ztunnel.
         exclude_namespaces.push(proxy_namespace.to_owned());
+        exclude_namespaces.retain(|name| !name.is_empty());
         exclude_namespaces.sort();
         exclude_namespaces.dedup();
         install.wanted = Some(Wanted { source, entry: Entry { socket, exclude_namespaces, ..Entry::default() } });

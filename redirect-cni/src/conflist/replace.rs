@@ -7,7 +7,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
-const PREFIX: &str = ".redirect-cni.";
+/// How files begin that are still being written; no runtime looks at them.
+pub const PREFIX: &str = ".redirect-cni.";
 const SUFFIX: &str = ".tmp";
 
 /// Who a file belongs to, and who may do what with it.

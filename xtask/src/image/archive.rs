@@ -53,8 +53,9 @@ impl Archive {
         )?;
         let manifest: Manifest = read(&blob(layout, &manifest(layout)?)?)?;
         for layer in manifest.layers {
+            // Packed or not: tar sees it.
             let mut tar = Command::new("tar");
-            tar.args(["--extract", "--gzip", "--same-permissions", "--keep-directory-symlink", "--file"]);
+            tar.args(["--extract", "--same-permissions", "--keep-directory-symlink", "--file"]);
             process::quiet(tar.arg(blob(layout, &layer.digest)?).arg("--directory").arg(root))?;
         }
         Ok(())

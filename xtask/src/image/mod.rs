@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use nix::sys::stat::{Mode, umask};
 
 use crate::workspace::Workspace;
 use crate::{lock, packages, progress};
@@ -59,6 +60,8 @@ fn build(workspace: &Workspace, recipe: &Recipe, base: Option<&str>, name: Optio
     let folder = workspace.cache("image")?;
     let _lock = lock::Lock::take(&folder.join("lock"))?;
     let files = programs::build(workspace, recipe)?;
+    // Of the folders that we make; the rest say what they have.
+    umask(Mode::from_bits_truncate(0o022));
     let root = folder.join("root");
     clear(&root)?;
     if base.is_none() {
