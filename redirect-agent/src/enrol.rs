@@ -4,11 +4,13 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
+use redirect_cni::protocol::AttachmentId;
 use redirect_common::names::{
     ANNOTATION_REDIRECTION, ANNOTATION_SIDECAR, LABEL_MODE, MODE_AMBIENT, PROXY_APP, REDIRECTION_DISABLED, TUNNELS,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::cni::book::{Assigned, Book, Named};
 use crate::proxy::{Proxy, ProxyPod};
 use crate::resources::ledger::Problem;
 use crate::sources::{Pod, Snapshot};
@@ -21,6 +23,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) proxy_namespace: &'a str,
     /// The node's own addresses.
     pub(crate) node_addresses: &'a BTreeSet<IpAddr>,
+    /// What the CNI plugin has said of pods, before their status says it.
+    pub(crate) attachments: &'a Book,
 }
 
 /// The verdict on a pod.
@@ -71,6 +75,8 @@ pub(crate) struct Cluster {
     pub(crate) proxy_reason: Option<String>,
     /// The node's address as its pods' status names it.
     pub(crate) host_ip: Option<Ipv4Addr>,
+    /// The UID of the pod that each attachment is of; of the others there is no pod.
+    pub(crate) attached: BTreeMap<AttachmentId, String>,
     pub(crate) problems: Vec<Problem>,
 }
 
@@ -89,9 +95,10 @@ pub(crate) fn decide(snapshot: &Snapshot, rules: &Rules<'_>) -> Cluster {
     let ambient: BTreeSet<_> = ambient.map(|namespace| namespace.name.as_str()).collect();
     let mut cluster = Cluster { problems: snapshot.problems.clone(), ..Cluster::default() };
     choose_proxy(&here, rules, &mut cluster);
-    let owners = owners(&here, cluster.proxy.as_ref());
+    let assigned = assign(&here, rules.attachments);
+    let owners = owners(&here, cluster.proxy.as_ref(), &assigned);
     for pod in &here {
-        let verdict = judge(pod, &ambient, &owners, rules);
+        let verdict = judge(pod, &ambient, &owners, &assigned, rules);
         if verdict.state == State::Refused {
             cluster.problems.push(Problem::new(object(pod), verdict.reason.as_deref().unwrap_or("refused")));
         }
@@ -104,18 +111,27 @@ pub(crate) fn decide(snapshot: &Snapshot, rules: &Rules<'_>) -> Cluster {
         cluster.pods.push(verdict);
     }
     cluster.problems.extend(impostors(&here, rules));
+    cluster.attached = assigned.owners;
     cluster.pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
     cluster
 }
 
-fn judge(pod: &Pod, ambient: &BTreeSet<&str>, owners: &Owners<'_>, rules: &Rules<'_>) -> PodVerdict {
-    let ips = ips(pod).to_vec();
+fn judge(
+    pod: &Pod,
+    ambient: &BTreeSet<&str>,
+    owners: &Owners<'_>,
+    assigned: &Assigned<'_>,
+    rules: &Rules<'_>,
+) -> PodVerdict {
+    let mut ips = ips(pod).to_vec();
+    assigned.complete(named(pod), &mut ips);
     let malformed = pod.ips.as_ref().err().cloned();
     let (state, reason) = match membership(pod, ambient, rules) {
         Err(reason) => (State::NotMeshed, Some(reason)),
         Ok(()) => match malformed.or_else(|| unusable(pod, &ips, owners, rules)) {
             Some(reason) => (State::Refused, Some(reason)),
-            None if ips.is_empty() => (State::Pending, Some("has no IP yet".to_owned())),
+            None if ips.is_empty() && self::ips(pod).is_empty() => (State::Pending, Some("has no IP yet".to_owned())),
+            None if ips.is_empty() => (State::Pending, Some("its network was taken down".to_owned())),
             None if !ips.iter().any(IpAddr::is_ipv4) => {
                 (State::Refused, Some("has only IPv6 addresses, which are not redirected yet".to_owned()))
             }
@@ -180,15 +196,35 @@ fn unusable(pod: &Pod, ips: &[IpAddr], owners: &Owners<'_>, rules: &Rules<'_>) -
     None
 }
 
-/// Which pod an address belongs to: the newest that claims it, because an ended or forgotten pod's address is given away;
-/// ztunnel's is ztunnel's, whoever claims it.
+/// Which pods the attachments are of. A pod that starts has not ended; one of its name may have.
+fn assign<'a>(pods: &[&'a Pod], attachments: &'a Book) -> Assigned<'a> {
+    let mut sorted: Vec<_> = pods.iter().copied().filter(|pod| pod.ended.is_none()).collect();
+    sorted.sort_by_key(|pod| age_key(pod));
+    attachments.assign(&sorted.into_iter().map(named).collect::<Vec<_>>())
+}
+
+fn named(pod: &Pod) -> Named<'_> {
+    Named { namespace: &pod.namespace, name: &pod.name, uid: &pod.uid }
+}
+
+/// Which pod an address belongs to: the newest that claims it, because an ended or forgotten pod's address is given away; before
+/// all that is claimed, the pod that it was attached to last; ztunnel's is ztunnel's, whoever claims it.
 type Owners<'a> = BTreeMap<IpAddr, &'a Pod>;
 
-fn owners<'a>(pods: &[&'a Pod], proxy: Option<&ProxyPod>) -> Owners<'a> {
+fn owners<'a>(pods: &[&'a Pod], proxy: Option<&ProxyPod>, assigned: &Assigned<'_>) -> Owners<'a> {
     let mut sorted: Vec<_> = pods.iter().copied().filter(|pod| !pod.is_host_network && pod.ended.is_none()).collect();
     let is_chosen = |pod: &Pod| proxy.is_some_and(|proxy| pod.uid == proxy.uid);
-    sorted.sort_by_key(|pod| (is_chosen(pod), age_key(pod)));
-    sorted.into_iter().flat_map(|pod| ips(pod).iter().map(move |ip| (*ip, pod))).collect()
+    let rank = |pod: &Pod, ip| (is_chosen(pod), assigned.owner(ip) == Some(named(pod)));
+    sorted.sort_by_key(|pod| age_key(pod));
+    let claims = sorted.iter().flat_map(|pod| {
+        let mut ips = ips(pod).to_vec();
+        assigned.complete(named(pod), &mut ips);
+        ips.into_iter().map(|ip| (rank(pod, ip), ip, *pod)).collect::<Vec<_>>()
+    });
+    let mut claims: Vec<_> = claims.collect();
+    // Stable: among equals the newest pod stays last.
+    claims.sort_by_key(|(rank, ..)| *rank);
+    claims.into_iter().map(|(_, ip, pod)| (ip, pod)).collect()
 }
 
 /// Older pods sort first; the uid makes the order total.

@@ -15,6 +15,7 @@ use crate::cli::{Cli, Command};
 mod backoff;
 mod bpf;
 mod cli;
+mod cni;
 mod commands;
 mod config;
 mod datapaths;

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use crate::enrol::State;
 use crate::install;
 use crate::resources::ledger::{Kind, Writes};
-use crate::status::Status;
+use crate::status::{CniStatus, Status};
 
 type Labels = Vec<(String, String)>;
 
@@ -57,9 +57,23 @@ pub(crate) fn render(status: &Status) -> Result<String, fmt::Error> {
         packets.get_or_create(&vec![(text("verdict"), verdict.clone())]).inc_by(*count);
     }
     registry.register("packets", "Packets that the BPF programs judged, by verdict", packets);
+    register_cni(&mut registry, &status.cni);
     let mut out = String::new();
     encode(&mut out, &registry)?;
     Ok(out)
+}
+
+fn register_cni(registry: &mut Registry, cni: &CniStatus) {
+    let attachments = whole(cni.attachments.len() as u64);
+    registry.register("cni_attachments", "Attachments of pods that the CNI plugin told of", attachments);
+    let answers = Family::<Labels, prometheus_client::metrics::counter::Counter>::default();
+    for (request, by_answer) in &cni.answers {
+        for (answer, count) in by_answer {
+            let labels = vec![("request".to_owned(), request.clone()), ("answer".to_owned(), answer.clone())];
+            answers.get_or_create(&labels).inc_by(*count);
+        }
+    }
+    registry.register("cni_answers", "Answers to the CNI plugin, by request and answer", answers);
 }
 
 fn whole(value: u64) -> Gauge {
@@ -100,6 +114,15 @@ mod tests {
         let text = render(&status).unwrap();
         assert!(text.contains("redirect_cni_plugin_installed 1\n"), "{text}");
         assert!(text.contains("redirect_cni_plugin_repairs_total 3\n"), "{text}");
+    }
+
+    #[test]
+    fn answers_to_the_cni_plugin_are_counted() {
+        let mut status = Status::default();
+        status.cni.answers.entry("add".into()).or_default().insert("retry-later".into(), 3);
+        let text = render(&status).unwrap();
+        assert!(text.contains("redirect_cni_answers_total{request=\"add\",answer=\"retry-later\"} 3\n"), "{text}");
+        assert!(text.contains("redirect_cni_attachments 0\n"), "{text}");
     }
 
     #[test]

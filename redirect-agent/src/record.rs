@@ -73,8 +73,7 @@ impl Record {
     /// It is there and cannot be read, or is of another namespace: going on would forget what has to be put back.
     pub(crate) fn open(directory: &Path, node: NetnsId) -> anyhow::Result<Self> {
         let path = directory.join("record.json");
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
-        let fresh = Data { version: VERSION, boot: boot.trim().to_owned(), node: Some(node), ..Data::default() };
+        let fresh = Data { version: VERSION, boot: boot_id()?, node: Some(node), ..Data::default() };
         let data = match fs::read(&path) {
             Ok(bytes) => decode(&bytes, fresh).with_context(|| format!("record {}", path.display()))?,
             Err(error) if error.kind() == ErrorKind::NotFound => fresh,
@@ -86,6 +85,11 @@ impl Record {
             path.display()
         );
         Ok(Self { path, data })
+    }
+
+    /// Where the file is.
+    pub(crate) fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
     }
 
     /// The proxy that was programmed last.
@@ -314,13 +318,18 @@ impl Record {
     }
 
     fn write(&self) -> anyhow::Result<()> {
-        let directory = self.path.parent().context("the record has no directory")?;
-        let mut file = tempfile::NamedTempFile::new_in(directory)?;
+        let mut file = tempfile::NamedTempFile::new_in(self.directory())?;
         serde_json::to_writer_pretty(&mut file, &self.data)?;
         file.flush()?;
         file.persist(&self.path)?;
         Ok(())
     }
+}
+
+/// What the kernel calls this boot.
+pub(crate) fn boot_id() -> anyhow::Result<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("read the boot id")?;
+    Ok(text.trim().to_owned())
 }
 
 fn decode(bytes: &[u8], fresh: Data) -> anyhow::Result<Data> {

@@ -5,10 +5,13 @@ use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use k8s_openapi::jiff::Timestamp;
+use redirect_cni::protocol::{self, AttachmentId};
 use serde::{Deserialize, Serialize};
 
+use crate::cni::desk::Answers;
 use crate::enrol::{PodVerdict, State};
 use crate::install::{self, PluginStatus};
+use crate::kernel::netns::NetnsId;
 use crate::resources::chain::backend::Backend;
 use crate::resources::ledger::{Kind, Problem, Writes};
 use crate::trace::Traced;
@@ -45,6 +48,8 @@ pub(crate) struct Status {
     pub(crate) tunnel_port: Option<u16>,
     #[serde(default)]
     pub(crate) source: SourceStatus,
+    #[serde(default)]
+    pub(crate) cni: CniStatus,
     pub(crate) proxy: ProxyStatus,
     pub(crate) pods: Vec<PodVerdict>,
     /// The CNI plugin, where the agent is to install it.
@@ -69,6 +74,28 @@ pub(crate) struct SourceStatus {
     pub(crate) stale_since: Option<Timestamp>,
 }
 
+/// What the CNI plugin has said, and was answered, at the end of the last run.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct CniStatus {
+    /// Up to which of the clients' changes the run has seen.
+    #[serde(skip)]
+    pub(crate) seen: u64,
+    pub(crate) attachments: Vec<AttachmentStatus>,
+    /// By request and answer.
+    pub(crate) answers: Answers,
+}
+
+/// A pod's connection to a network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct AttachmentStatus {
+    #[serde(flatten)]
+    pub(crate) id: AttachmentId,
+    pub(crate) pod: protocol::Pod,
+    pub(crate) ips: Vec<IpAddr>,
+    /// Whether the pod has been heard of.
+    pub(crate) known: bool,
+}
+
 /// ztunnel.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct ProxyStatus {
@@ -78,6 +105,9 @@ pub(crate) struct ProxyStatus {
     pub(crate) uid: Option<String>,
     pub(crate) ip: Option<IpAddr>,
     pub(crate) veth: Option<String>,
+    /// Its network namespace, which is held open and so nobody else's.
+    #[serde(skip)]
+    pub(crate) netns: Option<NetnsId>,
     pub(crate) reason: Option<String>,
 }
 
@@ -109,6 +139,9 @@ impl fmt::Display for Status {
         writeln!(f, "pods: {meshed} meshed of {} on this node", self.pods.len())?;
         for pod in &self.pods {
             writeln!(f, "  {}", pod_line(pod))?;
+        }
+        if self.cni != CniStatus::default() {
+            writeln!(f, "cni: {}", self.cni)?;
         }
         writeln!(f, "writes: {}; repairs: {}", counts(&self.writes), counts(&self.repairs))?;
         if !self.packets.is_empty() {
@@ -160,6 +193,17 @@ impl fmt::Display for PluginStatus {
             write!(f, ", {} in {}", self.program.display(), list.display())?;
         }
         write!(f, "; repairs: {}", self.repairs)
+    }
+}
+
+impl fmt::Display for CniStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} attachments", self.attachments.len())?;
+        for (request, answers) in &self.answers {
+            let counts: Vec<_> = answers.iter().map(|(answer, count)| format!("{answer} {count}")).collect();
+            write!(f, "; {request}: {}", counts.join(", "))?;
+        }
+        Ok(())
     }
 }
 

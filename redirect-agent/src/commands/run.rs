@@ -14,6 +14,8 @@ use tokio::time::timeout;
 
 use super::lock;
 use crate::cli::{PodSource, Run};
+use crate::cni::attachments::Attachments;
+use crate::cni::server::Server;
 use crate::config::Config;
 use crate::install::{self, Install};
 use crate::reconcile::doorbell::{Cause, Doorbell};
@@ -25,6 +27,9 @@ use crate::status::Status;
 /// How long the API server may take to unmark the pods when everything was taken away; the agent that asked for the cleanup
 /// waits for the end of this process.
 const FAREWELL: Duration = Duration::from_secs(10);
+
+/// How long threads that look at something may take to end.
+const LAST_LOOKS: Duration = Duration::from_secs(1);
 
 /// Runs the agent until a signal or a cleanup ends it.
 pub(crate) fn run(args: Run) -> anyhow::Result<()> {
@@ -50,7 +55,10 @@ pub(crate) fn run(args: Run) -> anyhow::Result<()> {
     lock::prepare(&config.state_dir)?;
     let _lock = lock::wait(&config.state_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(supervise(config, pods, args.kubeconfig, install))
+    let outcome = runtime.block_on(supervise(config, pods, args.kubeconfig, install));
+    // A look at a namespace may hang in a file system; it must not keep the agent from ending.
+    runtime.shutdown_timeout(LAST_LOOKS);
+    outcome
 }
 
 /// What is asked for, else the API server where it is plain how to reach it.
@@ -75,12 +83,20 @@ async fn supervise(
             kubernetes::start(kubeconfig.as_deref(), &config.node_name, status.clone(), &mut tasks).await?
         }
     };
+    let attachments = Attachments::open(&config.state_dir)?;
+    let cni = Server {
+        desk: attachments.desk(),
+        doorbell: Arc::clone(&doorbell),
+        status: status.clone(),
+        snapshots: source.snapshots.clone(),
+    };
+    cni.listen(&config.state_dir, &mut tasks)?;
     let socket = serve::listen(&config.state_dir, status, Arc::clone(&doorbell), Arc::clone(&install))?;
     tasks.spawn(install::keep(install));
     tasks.spawn(ring_on_change(source.snapshots.clone(), Arc::clone(&doorbell)));
     tasks.spawn(ring_on_change(source.health.clone(), Arc::clone(&doorbell)));
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut ended = spawn_loop(config, &source, Arc::clone(&doorbell), status_sender)?;
+    let mut ended = spawn_loop(config, &source, attachments, Arc::clone(&doorbell), status_sender)?;
     let outcome = tokio::select! {
         outcome = &mut ended => outcome,
         _ = terminate.recv() => stop(&doorbell, ended).await,
@@ -122,6 +138,7 @@ async fn stop(doorbell: &Doorbell, ended: Ended) -> Result<anyhow::Result<End>, 
 fn spawn_loop(
     config: Config,
     source: &Source,
+    attachments: Attachments,
     doorbell: Arc<Doorbell>,
     status: watch::Sender<Status>,
 ) -> anyhow::Result<Ended> {
@@ -130,7 +147,8 @@ fn spawn_loop(
     let (snapshots, health) = (source.snapshots.clone(), source.health.clone());
     let body = move || {
         let _context = runtime.enter();
-        let outcome = Reconciler::new(config, snapshots, health, doorbell, status).and_then(Reconciler::run);
+        let outcome =
+            Reconciler::new(config, snapshots, health, attachments, doorbell, status).and_then(Reconciler::run);
         let _ = sender.send(outcome);
     };
     thread::Builder::new().name("reconcile".into()).spawn(body).context("start the reconcile loop")?;

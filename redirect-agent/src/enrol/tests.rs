@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cni::book::tests::{attached, book};
 
 fn namespace(name: &str, labels: &Value) -> Value {
     json!({ "metadata": { "name": name, "labels": labels } })
@@ -29,6 +30,10 @@ fn read<T: DeserializeOwned>(value: &Value) -> Arc<T> {
 }
 
 fn cluster(pods: &[Value]) -> Cluster {
+    cluster_with(pods, &Book::default())
+}
+
+fn cluster_with(pods: &[Value], attachments: &Book) -> Cluster {
     let namespaces = [
         namespace("mesh", &json!({ LABEL_MODE: MODE_AMBIENT })),
         namespace("default", &json!({})),
@@ -40,7 +45,8 @@ fn cluster(pods: &[Value]) -> Cluster {
         problems: Vec::new(),
     };
     let node_addresses = BTreeSet::from(["172.18.0.2".parse().unwrap()]);
-    decide(&snapshot, &Rules { node_name: "n1", proxy_namespace: "istio-system", node_addresses: &node_addresses })
+    let proxy_namespace = "istio-system";
+    decide(&snapshot, &Rules { node_name: "n1", proxy_namespace, node_addresses: &node_addresses, attachments })
 }
 
 fn state(value: Value) -> (State, String) {
@@ -134,4 +140,58 @@ fn ztunnel_is_the_newest_ready_one_of_its_namespace() {
     assert_eq!(impostor.proxy, None);
     assert_eq!(impostor.problems[0].object, "pod default/evil");
     assert_eq!(cluster(&[old]).host_ip, Some("172.18.0.2".parse().unwrap()));
+}
+
+#[test]
+fn a_pod_has_its_attached_address_before_its_status_says_so() {
+    let app = pod("mesh", "app", "");
+    for uid in [Some("uid-app"), None] {
+        let known =
+            cluster_with(std::slice::from_ref(&app), &book(&[attached("c1", "app", uid, &["10.0.0.1", "fd00::1"])]));
+        assert_eq!(known.pods[0].state, State::Meshed);
+        assert_eq!(known.meshed, BTreeSet::from([Ipv4Addr::new(10, 0, 0, 1)]));
+        assert_eq!(known.attached.values().collect::<Vec<_>>(), ["uid-app"]);
+    }
+    let stranger = cluster_with(std::slice::from_ref(&app), &book(&[attached("c1", "app", Some("u2"), &["10.0.0.1"])]));
+    assert_eq!((stranger.pods[0].state, stranger.attached.len()), (State::Pending, 0));
+    let ended = with(app, "/status/phase", json!("Succeeded"));
+    let ended = cluster_with(&[ended], &book(&[attached("c1", "app", None, &["10.0.0.1"])]));
+    assert_eq!((ended.meshed.len(), ended.attached.len()), (0, 0), "another pod of the name starts");
+}
+
+#[test]
+fn an_attached_address_is_checked_as_any_other() {
+    let of = |ips: &[&str]| cluster_with(&[pod("mesh", "app", "")], &book(&[attached("c1", "app", None, ips)]));
+    for bad in ["172.18.0.2", "127.0.0.1", "192.168.126.2", "fd00::1"] {
+        assert_eq!(of(&[bad]).pods[0].state, State::Refused, "{bad}");
+        assert!(of(&[bad]).meshed.is_empty());
+    }
+    let labels = json!({ "app": "ztunnel" });
+    let ztunnel = with(pod("istio-system", "zt", "10.0.0.9"), "/metadata/labels", labels);
+    let thief = book(&[attached("c1", "app", None, &["10.0.0.9"])]);
+    assert!(cluster_with(&[ztunnel, pod("mesh", "app", "")], &thief).meshed.is_empty());
+}
+
+/// Of two pods whose statuses have one address, the one that it was attached to has it, and the last of two such.
+#[test]
+fn an_attached_address_wins_over_what_statuses_claim() {
+    let older = pod("mesh", "older", "10.0.0.1");
+    let newer = with(pod("mesh", "newer", "10.0.0.1"), "/metadata/creationTimestamp", json!("2024-01-02T00:00:00Z"));
+    let states = |known: &[_]| {
+        let cluster = cluster_with(&[older.clone(), newer.clone()], &book(known));
+        cluster.pods.iter().map(|pod| (pod.name.clone(), pod.state)).collect::<BTreeMap<_, _>>()
+    };
+    let to_older = attached("c1", "older", None, &["10.0.0.1"]);
+    assert_eq!(states(&[])["newer"], State::Meshed);
+    assert_eq!(states(std::slice::from_ref(&to_older))["older"], State::Meshed);
+    assert_eq!(states(std::slice::from_ref(&to_older))["newer"], State::Refused);
+    let to_newer = attached("c2", "newer", None, &["10.0.0.1"]);
+    assert_eq!(states(&[to_newer.clone(), to_older.clone()])["older"], State::Meshed);
+    let elsewhere = attached("c3", "older", None, &["10.0.0.2"]);
+    let both = states(&[to_older, to_newer, elsewhere]);
+    assert_eq!(
+        (both["newer"], both["older"]),
+        (State::Meshed, State::Meshed),
+        "its former address is not held against it"
+    );
 }

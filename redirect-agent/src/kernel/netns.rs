@@ -28,6 +28,11 @@ impl NetnsId {
         Ok(Self { device: meta.dev(), inode: meta.ino() })
     }
 
+    /// As the CNI plugin names it.
+    pub(crate) fn told(id: redirect_cni::protocol::NetnsId) -> Self {
+        Self { device: id.dev, inode: id.ino }
+    }
+
     /// Of the calling thread.
     pub(crate) fn current() -> io::Result<Self> {
         Self::of(&File::open("/proc/thread-self/ns/net")?)

@@ -18,6 +18,7 @@ use crate::resources::ledger::Ledger;
 impl Reconciler {
     /// One run. `None` before the first complete snapshot: until then what stands is right.
     pub(super) fn attempt(&mut self, cause: Cause, ledger: &mut Ledger) -> anyhow::Result<Option<Plans>> {
+        let look = self.attachments.look()?;
         let Some(snapshot) = self.snapshots.borrow_and_update().clone() else { return Ok(None) };
         self.reconsider_backend();
         let facts = Facts::observe(&mut self.node)?;
@@ -27,6 +28,7 @@ impl Reconciler {
                 node_name: &self.config.node_name,
                 proxy_namespace: &self.config.proxy_namespace,
                 node_addresses: &facts.addresses,
+                attachments: &look.book,
             },
         );
         self.follow_trace(&cluster);
@@ -37,6 +39,7 @@ impl Reconciler {
         if ledger.problems.is_empty() {
             self.clean_retired(ledger);
         }
+        self.attachments.judged(&look, &cluster);
         self.facts = Some(facts);
         self.cluster = cluster;
         Ok(Some(plans))

@@ -6,6 +6,7 @@ use std::path::Path;
 use redirect_common::names::TUNNELS;
 use serde::{Deserialize, Serialize};
 
+use crate::cni::store;
 use crate::install::Removed;
 use crate::kernel::links;
 use crate::kernel::netns::Netns;
@@ -55,8 +56,9 @@ pub(crate) fn everything(node: &mut Netns, mut record: Record, programmed: Optio
             remove(&mut netns, &mut record, &mut ledger, Place::Proxy, &backends, bpf_dir);
         }
     }
+    let directory = record.directory().to_owned();
     if ledger.problems.is_empty()
-        && let Err(error) = record.remove()
+        && let Err(error) = store::remove(&directory).and_then(|()| record.remove())
     {
         ledger.problem("record", format!("{error:#}"));
     }

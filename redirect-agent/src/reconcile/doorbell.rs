@@ -44,6 +44,7 @@ pub(crate) enum Ring {
 #[derive(Default, Debug)]
 struct State {
     changed: Cause,
+    hurry: bool,
     stop: bool,
     trace: Option<Target>,
     cleanup: Option<oneshot::Sender<Outcome>>,
@@ -60,6 +61,14 @@ impl Doorbell {
     /// Something may have changed.
     pub(crate) fn ring(&self, cause: Cause) {
         self.change(|state| state.changed = state.changed.max(cause));
+    }
+
+    /// As [`Cause::Routing`], and somebody waits: the set and the chains are looked at as well when they must become others.
+    pub(crate) fn hurry(&self) {
+        self.change(|state| {
+            state.changed = state.changed.max(Cause::Routing);
+            state.hurry = true;
+        });
     }
 
     /// This pod is to be traced from now on, or none.
@@ -89,7 +98,16 @@ impl Doorbell {
 
     /// What has rung so far is being looked at: what was it?
     pub(super) fn clear(&self) -> Cause {
-        std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).changed)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.hurry = false;
+        std::mem::take(&mut state.changed)
+    }
+
+    /// Lets rings gather for this long, unless somebody waits for what comes of one.
+    pub(super) fn gather(&self, time: Duration) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let nobody_waits = |state: &mut State| !state.hurry && !state.stop && state.cleanup.is_none();
+        drop(self.woken.wait_timeout_while(state, time, nobody_waits));
     }
 
     /// Waits for a ring, at most `timeout`.
@@ -135,5 +153,23 @@ mod tests {
         bell.ring(Cause::Routing);
         bell.stop();
         assert!(matches!(bell.wait(Duration::ZERO), Ring::Stop));
+    }
+
+    #[test]
+    fn who_hurries_is_not_kept_waiting_and_others_gather() {
+        let bell = Doorbell::default();
+        let gathered = |time| {
+            let begun = Instant::now();
+            bell.gather(time);
+            begun.elapsed()
+        };
+        bell.ring(Cause::Anything);
+        assert!(gathered(Duration::from_millis(20)) >= Duration::from_millis(20));
+        bell.hurry();
+        assert!(gathered(Duration::from_mins(1)) < Duration::from_secs(30));
+        assert_eq!(bell.clear(), Cause::Anything);
+        assert!(gathered(Duration::from_millis(20)) >= Duration::from_millis(20), "that was one run");
+        bell.hurry();
+        assert!(matches!(bell.wait(Duration::ZERO), Ring::Changed(Cause::Routing)));
     }
 }

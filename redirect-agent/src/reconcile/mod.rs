@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::bpf::Bpf;
 use crate::cli::Mode;
+use crate::cni::attachments::Attachments;
 use crate::config::Config;
 use crate::enrol::{Cluster, PodVerdict};
 use crate::facts::Facts;
@@ -37,7 +38,8 @@ mod trace;
 
 use doorbell::{Cause, Doorbell, Ring};
 
-/// How long events gather before they are acted on: one change of the node comes as a burst of them.
+/// How long events gather before they are acted on: one change of the node comes as a burst of them. A pod that waits to start
+/// is not kept waiting by it.
 const GATHER: Duration = Duration::from_millis(5);
 /// A neighbour that never stops changing the node costs us at most this share of a core's time.
 const PACE: Duration = Duration::from_millis(50);
@@ -87,6 +89,8 @@ pub(crate) struct Reconciler {
     node: Netns,
     _node_events: events::Watch,
     record: Record,
+    /// What the CNI plugin has said.
+    attachments: Attachments,
     backend: Backend,
     /// Neither configured nor said by Kubernetes: looked at again now and then.
     backend_is_certain: bool,
@@ -117,6 +121,7 @@ impl Reconciler {
         config: Config,
         snapshots: Snapshots,
         health: watch::Receiver<Health>,
+        attachments: Attachments,
         doorbell: Arc<Doorbell>,
         status: watch::Sender<Status>,
     ) -> anyhow::Result<Self> {
@@ -138,6 +143,7 @@ impl Reconciler {
             node,
             _node_events: events,
             record,
+            attachments,
             backend: detected.backend,
             backend_is_certain: detected.certain,
             mode,
@@ -189,7 +195,7 @@ impl Reconciler {
                 }
                 Ring::Changed(what) => {
                     cause = what;
-                    std::thread::sleep(GATHER.max(PACE.saturating_sub(begun.elapsed())));
+                    self.doorbell.gather(GATHER.max(PACE.saturating_sub(begun.elapsed())));
                 }
                 Ring::Timeout => cause = Cause::Anything,
             }

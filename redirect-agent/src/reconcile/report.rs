@@ -34,6 +34,7 @@ pub(super) fn status(reconciler: &Reconciler, problems: Vec<Problem>) -> Status 
         processes: process::started(),
         packets: reconciler.bpf.as_ref().map(|bpf| counts(&bpf.borrow())).unwrap_or_default(),
         tunnel_port,
+        cni: reconciler.attachments.status(),
         trace: reconciler.traced(),
         source: SourceStatus {
             kind: reconciler.config.source.to_owned(),
@@ -77,6 +78,7 @@ fn proxy_status(reconciler: &Reconciler, cluster: &Cluster, problems: &[Problem]
         uid: wanted.map(|pod| pod.uid.clone()),
         ip: wanted.map(|pod| pod.ip),
         veth: shown.map(|proxy| proxy.host.veth.clone()),
+        netns: programmed.map(|proxy| proxy.netns),
         reason: cluster.proxy_reason.clone().or(own_problem).or(other),
     }
 }
