@@ -37,8 +37,18 @@ impl Session {
         Self::connect(netns, to, Some(from))
     }
 
+    /// Connects by a socket that has been waiting for it in its netns.
+    pub fn open_by(socket: Socket, to: SocketAddrV4) -> Result<Self> {
+        socket.connect_timeout(&to.into(), TIMEOUT).with_context(|| format!("no connection to {to}"))?;
+        Self::greeted(socket.into(), to)
+    }
+
     fn connect(netns: &Netns, to: SocketAddrV4, source: Option<SocketAddrV4>) -> Result<Self> {
         let stream = netns.run(|| connect(to, source))?.with_context(|| format!("no connection to {to}"))?;
+        Self::greeted(stream, to)
+    }
+
+    fn greeted(stream: TcpStream, to: SocketAddrV4) -> Result<Self> {
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;

@@ -108,7 +108,7 @@ impl Network<'_> {
     }
 }
 
-fn plugin_dir(topology: Topology) -> Result<PathBuf> {
+pub(crate) fn plugin_dir(topology: Topology) -> Result<PathBuf> {
     let mut dirs = PLUGIN_DIRS.iter().map(PathBuf::from);
     dirs.find(|dir| dir.join(topology.to_string()).exists()).with_context(|| {
         format!("no CNI plugin {topology} in {} (Debian: containernetworking-plugins)", PLUGIN_DIRS.join(" or "))

@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_mins(1);
 pub struct Cmd {
     command: Command,
     netns: Option<Netns>,
-    stdin: String,
+    stdin: Vec<u8>,
     deadline: Duration,
 }
 
@@ -38,7 +38,7 @@ pub struct Output {
 impl Cmd {
     /// A command without arguments, in the current netns.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self { command: Command::new(program), netns: None, stdin: String::new(), deadline: DEADLINE }
+        Self { command: Command::new(program), netns: None, stdin: Vec::new(), deadline: DEADLINE }
     }
 
     /// A whole command line whose words hold no blanks.
@@ -71,8 +71,8 @@ impl Cmd {
 
     /// Feeds `text` to the command.
     #[must_use]
-    pub fn stdin(mut self, text: impl Into<String>) -> Self {
-        self.stdin = text.into();
+    pub fn stdin(mut self, text: impl AsRef<[u8]>) -> Self {
+        self.stdin = text.as_ref().to_vec();
         self
     }
 
@@ -106,13 +106,13 @@ impl Cmd {
     }
 }
 
-fn finish(mut child: Child, stdin: &str, deadline: Duration) -> Result<Output> {
+fn finish(mut child: Child, stdin: &[u8], deadline: Duration) -> Result<Output> {
     let pid = Pid::from_child(&child);
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     let (input, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     std::thread::scope(|scope| {
         // A command that ends without reading its input shows so by its exit status.
-        scope.spawn(move || input.map(|mut pipe| pipe.write_all(stdin.as_bytes())));
+        scope.spawn(move || input.map(|mut pipe| pipe.write_all(stdin)));
         let stdout = scope.spawn(|| read(stdout));
         let stderr = scope.spawn(|| read(stderr));
         let in_time = ended(&pidfd, deadline)?;

@@ -45,6 +45,9 @@ pub struct Status {
     pub proxy: Proxy,
     /// The pods of this node.
     pub pods: Vec<PodStatus>,
+    /// What the CNI plugin told of.
+    #[serde(default)]
+    pub cni: Cni,
     /// The pod that is traced.
     #[serde(default)]
     pub trace: Option<Traced>,
@@ -85,6 +88,26 @@ pub struct PodStatus {
     pub state: String,
     /// Why.
     pub reason: Option<String>,
+}
+
+/// What the CNI plugin told of, and was told.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Cni {
+    /// Pods' connections to networks.
+    pub attachments: Vec<Attachment>,
+    /// How often it was answered what, by request.
+    pub answers: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// A pod's connection to a network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The runtime's name for the container.
+    pub container: String,
+    /// Addresses.
+    pub ips: Vec<String>,
+    /// Whether its pod has been heard of.
+    pub known: bool,
 }
 
 /// The pod that is traced.
@@ -130,6 +153,12 @@ impl Status {
     #[must_use]
     pub fn meshed(&self, name: &str) -> bool {
         self.pod(name).is_some_and(|pod| pod.state == "meshed")
+    }
+
+    /// The attachment of this container.
+    #[must_use]
+    pub fn attachment(&self, container: &str) -> Option<&Attachment> {
+        self.cni.attachments.iter().find(|attachment| attachment.container == container)
     }
 
     /// Whether the pod called `name` is `proxy`, and everything is in place.

@@ -12,7 +12,7 @@ use crate::{ebpf, progress};
 /// Quick to build, and not slow in an emulated machine. See `[profile.lab]` in the workspace's `Cargo.toml`.
 pub(crate) const PROFILE: &str = "lab";
 const INIT: &str = "redirect-init";
-const TOOLS: [&str; 2] = ["redirect-agent", "redirect-lab"];
+const TOOLS: [&str; 3] = ["redirect-agent", "redirect-cni", "redirect-lab"];
 
 /// Where the programs are.
 #[derive(Clone, Debug)]

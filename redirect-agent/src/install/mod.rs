@@ -25,14 +25,13 @@ use redirect_cni::conflist::Entry;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::CniArgs;
+use crate::cni::SOCKET;
 use crate::resources::ledger::Problem;
 
 pub(crate) use keeper::keep;
 pub(crate) use pass::Removed;
 pub(crate) use places::Places;
 
-/// The plugin's socket in the state directory.
-pub(crate) const SOCKET: &str = "cni.sock";
 /// Bytes of a unix socket's path, without its end (`sun_path`).
 const SOCKET_PATH: usize = 107;
 /// Under which name `status` has problems with it.

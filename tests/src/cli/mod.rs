@@ -24,7 +24,7 @@ use crate::lack::Lack;
 use crate::layout::DEFAULT_PREFIX;
 use crate::mode::{ATTACH_VARIABLE, Attach, MODE_VARIABLE, Mode};
 use crate::state::Options;
-use crate::{image, proxy, serve, table};
+use crate::{cni_bench, image, proxy, serve, table};
 
 /// A Kubernetes node made of network namespaces, to see and test traffic redirection on.
 ///
@@ -88,6 +88,12 @@ enum Command {
         /// Show every topology with every backend
         #[arg(long)]
         all: bool,
+    },
+    /// How long pods of the lab that stands take to start, with and without our CNI plugin
+    BenchCni {
+        /// Starts in either way
+        #[arg(long, default_value_t = 100)]
+        rounds: usize,
     },
     /// Figures about the programs in the kernel (`cargo xtask` asks for them)
     #[command(hide = true)]
@@ -231,6 +237,11 @@ fn run(cli: Cli) -> Result<()> {
         Command::Table => show_table(&Lab::open(prefix)?),
         Command::Agent { command } => agent(&mut Lab::open(prefix)?, command),
         Command::Demo { node, all } => demos(prefix, &node, all),
+        Command::BenchCni { rounds } => {
+            let figures = cni_bench::measure(&Lab::open(prefix)?, rounds)?;
+            print!("{}", cni_bench::render(&figures));
+            Ok(())
+        }
         Command::Bpf { command } => bpf::run(&command),
         Command::Enrolment(args) => enrolment::run(args),
         Command::WithoutBpf { command } => Lack::Bpf.exec(&command).map(|never| match never {}),
