@@ -93,8 +93,9 @@ async fn supervise(
     cni.listen(&config.state_dir, &mut tasks)?;
     let socket = serve::listen(&config.state_dir, status, Arc::clone(&doorbell), Arc::clone(&install))?;
     tasks.spawn(install::keep(install));
-    tasks.spawn(ring_on_change(source.snapshots.clone(), Arc::clone(&doorbell)));
-    tasks.spawn(ring_on_change(source.health.clone(), Arc::clone(&doorbell)));
+    // Until a pod is enrolled it talks to the world by itself: nothing gathers meanwhile.
+    tasks.spawn(on_change(source.snapshots.clone(), Arc::clone(&doorbell), Doorbell::hurry));
+    tasks.spawn(on_change(source.health.clone(), Arc::clone(&doorbell), |bell| bell.ring(Cause::Routing)));
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut ended = spawn_loop(config, &source, attachments, Arc::clone(&doorbell), status_sender)?;
     let outcome = tokio::select! {
@@ -155,9 +156,9 @@ fn spawn_loop(
     Ok(receiver)
 }
 
-async fn ring_on_change<T>(mut news: watch::Receiver<T>, doorbell: Arc<Doorbell>) {
+async fn on_change<T>(mut news: watch::Receiver<T>, doorbell: Arc<Doorbell>, ring: impl Fn(&Doorbell)) {
     while news.changed().await.is_ok() {
-        doorbell.ring(Cause::Anything);
+        ring(&doorbell);
     }
 }
 

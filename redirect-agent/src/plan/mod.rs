@@ -47,9 +47,9 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Whether what is filtered and marked is the same in both.
+    /// Whether rules and guards are the same in both. They are, whoever is meshed.
     pub(crate) fn same_filter(&self, other: &Self) -> bool {
-        self.set == other.set && self.chains == other.chains && self.guards == other.guards
+        self.chains == other.chains && self.guards == other.guards
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use redirect_common::names::{SET_PODS, TUNNELS};
 
+use super::doorbell::Cause;
 use super::rehearsal;
 use crate::bpf::{self, Bpf};
 use crate::cli::Mode;
@@ -64,13 +65,29 @@ pub(crate) struct Task<'a> {
 pub(crate) enum Scope {
     /// All.
     Everything,
-    /// Those of rtnetlink. The others cost a process each, and have events of their own or the timer.
+    /// Those of [`Self::Routing`], and the set, which must become another. Rules and guards name no pod.
+    Members,
+    /// Those of rtnetlink and bpf(2). The others cost a process each, and have events of their own or the timer.
     Routing,
 }
 
 impl Scope {
     fn covers(self, kind: Kind) -> bool {
-        self == Self::Everything || !matches!(kind, Kind::Set | Kind::Chain | Kind::Guard)
+        match kind {
+            Kind::Set => self != Self::Routing,
+            Kind::Chain | Kind::Guard => self == Self::Everything,
+            _ => true,
+        }
+    }
+
+    /// What has to be looked at for `cause` when this plan comes after that one, which stands.
+    pub(crate) fn of(cause: Cause, plan: &Plan, standing: &Plan) -> Self {
+        match cause {
+            Cause::Anything => Self::Everything,
+            _ if !plan.same_filter(standing) => Self::Everything,
+            _ if plan.set != standing.set => Self::Members,
+            Cause::Nothing | Cause::Routing => Self::Routing,
+        }
     }
 }
 
@@ -239,4 +256,26 @@ pub(crate) fn all_rp_filter(netns: &Netns) -> anyhow::Result<u8> {
     let path = "/proc/sys/net/ipv4/conf/all/rp_filter";
     let text = netns.run(|| fs::read_to_string(path))?.with_context(|| format!("read {path}"))?;
     text.trim().parse().with_context(|| format!("{path} reads {text:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_that_comes_costs_no_look_at_the_rules() {
+        let meshed = |ips: &[Ipv4Addr]| Plan { set: Some(ips.iter().copied().collect()), ..Plan::default() };
+        let (none, one) = (meshed(&[]), meshed(&[Ipv4Addr::LOCALHOST]));
+        assert_eq!(Scope::of(Cause::Routing, &one, &none), Scope::Members);
+        assert_eq!(Scope::of(Cause::Routing, &one, &one), Scope::Routing);
+        assert_eq!(Scope::of(Cause::Anything, &one, &one), Scope::Everything);
+        let mut guarded = one.clone();
+        guarded.guards.destination = true;
+        assert_eq!(Scope::of(Cause::Routing, &guarded, &one), Scope::Everything);
+        let looks = |scope: Scope| [Kind::Set, Kind::Chain, Kind::Guard, Kind::Route].map(|kind| scope.covers(kind));
+        assert_eq!(looks(Scope::Members), [true, false, false, true]);
+        assert_eq!(looks(Scope::Routing), [false, false, false, true]);
+    }
 }

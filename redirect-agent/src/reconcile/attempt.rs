@@ -113,9 +113,8 @@ impl Reconciler {
             plans.proxy = plan::proxy(&inputs);
             let before = ledger.problems.len();
             self.record.touch(programmed.netns.id())?;
-            let same = self.settled.as_ref().is_some_and(|settled| settled.proxy.same_filter(&plans.proxy));
-            let moved = self.record.backends() != [self.backend];
-            let scope = if same && !another && !moved { cause.scope() } else { Scope::Everything };
+            let standing = self.settled.as_ref().map(|settled| &settled.proxy);
+            let scope = self.scope(cause, &plans.proxy, standing.filter(|_| !another));
             let (backend, bpf_dir) = (self.backend, self.config.bpf_dir.as_path());
             let task = Task { plan: &plans.proxy, place: Place::Proxy, backend, bpf: None, bpf_dir, scope };
             apply::settle(&mut programmed.netns, &mut self.record, ledger, task);
@@ -152,9 +151,8 @@ impl Reconciler {
             let over = self.record.modes() != [self.mode] && modes == [self.mode];
             let inputs = self.inputs(facts, cluster, node_ip, programmed.as_deref_mut(), &modes)?;
             let plan = plan::node(&inputs);
-            let same = self.settled.as_ref().is_some_and(|settled| settled.node.same_filter(&plan));
-            let moved = self.record.backends() != [self.backend] || over;
-            let scope = if same && !moved { cause.scope() } else { Scope::Everything };
+            let standing = self.settled.as_ref().map(|settled| &settled.node);
+            let scope = self.scope(cause, &plan, standing.filter(|_| !over));
             let (backend, bpf, bpf_dir) = (self.backend, self.bpf.as_ref(), self.config.bpf_dir.as_path());
             let task = Task { plan: &plan, place: Place::Node, backend, bpf, bpf_dir, scope };
             apply::settle(&mut self.node, &mut self.record, ledger, task);
@@ -169,6 +167,14 @@ impl Reconciler {
                 return Ok(plan);
             }
             modes = vec![self.mode];
+        }
+    }
+
+    /// What of `plan` is looked at. While the node changes over to another iptables, or where nothing stands, all of it.
+    fn scope(&self, cause: Cause, plan: &Plan, standing: Option<&Plan>) -> Scope {
+        match standing {
+            Some(standing) if self.record.backends() == [self.backend] => Scope::of(cause, plan, standing),
+            _ => Scope::Everything,
         }
     }
 

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::apply::Scope;
 use super::cleanup::Outcome;
 use crate::trace::Target;
 
@@ -19,13 +18,6 @@ pub(crate) enum Cause {
     Routing,
     /// Anything.
     Anything,
-}
-
-impl Cause {
-    /// What has to be looked at for it.
-    pub(super) fn scope(self) -> Scope {
-        if self == Self::Routing { Scope::Routing } else { Scope::Everything }
-    }
 }
 
 /// Why the loop woke.
