@@ -48,8 +48,6 @@ const EBPF_ONLY: [&str; 7] =
     ["node_eviction", "node_fallback", "node_layout", "node_modes", "node_neighbours", "node_survives", "node_trace"];
 /// Those of them that end in iptables mode, however programs would be attached.
 const NEVER_ATTACHED: [&str; 1] = ["node_fallback"];
-/// What takes minutes: each single thing is broken in turn, or each step of a takeover.
-const LONG: [&str; 2] = ["node_drift", "node_layout"];
 /// What is done with programs attached in both ways wherever the kernel has both.
 const ATTACHING: [&str; 4] = ["node_modes", "node_neighbours", "node_survives", "node_table"];
 
@@ -58,6 +56,8 @@ const ATTACHING: [&str; 4] = ["node_modes", "node_neighbours", "node_survives", 
 pub(super) struct Program {
     name: String,
     path: PathBuf,
+    /// Its place among all of them.
+    number: usize,
 }
 
 /// How widely a program is to be run.
@@ -131,18 +131,19 @@ impl Program {
         ways
     }
 
-    /// What is about attaching, and the table, is run everywhere. The rest is run in ebpf mode on every kernel, on one of those
-    /// that have both attach kinds by TCX and on the others by clsact; in iptables mode, and what is long in either, on every
-    /// second.
+    /// What is about attaching, and the table, is run everywhere. Of the rest each is run in ebpf mode on every second kernel (by
+    /// TCX on one of those that have it, else by clsact), its neighbours in the list on the others; and in iptables mode on
+    /// one kernel of the others. So every kernel has its part of each, and all together take half the time.
     fn has_its_share(&self, place: usize, (mode, tc_attach): Way) -> bool {
         let is_one_of = |names: &[&str]| names.contains(&self.name.as_str());
-        if is_one_of(&ATTACHING) || is_one_of(&NEVER_ATTACHED) {
+        if is_one_of(&ATTACHING) {
             return true;
         }
+        let turn = (place + self.number) % 4;
         match mode {
-            IPTABLES => place % 2 == 1,
-            _ if is_one_of(&LONG) && place % 2 == 1 => false,
-            _ => tc_attach == Some(if place == TCX_SINCE { TCX } else { CLSACT }),
+            IPTABLES => turn == 1,
+            _ if is_one_of(&NEVER_ATTACHED) => turn.is_multiple_of(2),
+            _ => turn.is_multiple_of(2) && tc_attach == Some(if place == TCX_SINCE { TCX } else { CLSACT }),
         }
     }
 }
@@ -186,9 +187,10 @@ pub(super) fn build(workspace: &Workspace) -> Result<Vec<Program>> {
     // By name: `--tests` would build the unit tests of the library and the programs too.
     command.args(["test", "--no-run", "--profile", PROFILE, "--package", PACKAGE, "--test", "*"]);
     let artifacts = programs::artifacts(&mut command)?.into_iter().filter(|artifact| artifact.is_integration_test);
-    let mut programs: Vec<Program> =
-        artifacts.map(|artifact| Program { name: artifact.name, path: artifact.executable }).collect();
-    programs.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut found: Vec<_> = artifacts.map(|artifact| (artifact.name, artifact.executable)).collect();
+    found.sort();
+    let program = |(number, (name, path))| Program { name, path, number };
+    let programs: Vec<Program> = found.into_iter().enumerate().map(program).collect();
     check_complete(workspace, &programs)?;
     Ok(programs)
 }
@@ -218,7 +220,11 @@ mod tests {
     use crate::kernels;
 
     fn settings(name: &str, breadth: Breadth, mode: &str) -> Vec<Setting> {
-        Program { name: name.to_owned(), path: PathBuf::new() }.settings(breadth, Some(mode))
+        program(name, 0).settings(breadth, Some(mode))
+    }
+
+    fn program(name: &str, number: usize) -> Program {
+        Program { name: name.to_owned(), path: PathBuf::new(), number }
     }
 
     #[test]
@@ -256,19 +262,23 @@ mod tests {
 
     #[test]
     fn what_is_shared_is_whole_over_the_matrix() {
-        let attached = |name: &str, place| {
-            let all = settings(name, Breadth::Share(place), EBPF);
+        let attached = |name: &str, number, place| {
+            let all = program(name, number).settings(Breadth::Share(place), Some(EBPF));
             all.into_iter().map(|setting| setting.tc_attach).collect::<Vec<_>>()
         };
-        assert_eq!(attached("node_pods", TCX_SINCE), [Some("tcx")]);
-        assert_eq!(attached("node_pods", TCX_SINCE + 1), [Some("clsact")]);
-        let drift: Vec<_> = (0..4).flat_map(|place| attached("node_drift", place)).collect();
-        assert_eq!(drift, [Some("clsact"), Some("tcx")]);
-        let rules = |place| settings("node_drift", Breadth::Share(place), IPTABLES).len();
-        assert_eq!([0, 1, 2, 3].map(rules), [0, 1, 0, 1]);
-        assert_eq!(attached("node_fallback", 3), [None]);
+        for number in 0..8 {
+            let rules = |place| program("node_pods", number).settings(Breadth::Share(place), Some(IPTABLES)).len();
+            let runs = |place| attached("node_pods", number, place).len();
+            let places: Vec<usize> = (0..4).filter(|place| rules(*place) + runs(*place) > 0).collect();
+            assert_eq!((0..4).map(runs).sum::<usize>(), 2);
+            assert_eq!((0..4).map(rules).sum::<usize>(), 1);
+            assert_eq!(places.len(), 3, "no kernel has both modes of one");
+            assert_eq!((0..4).map(|place| attached("node_fallback", number, place).len()).sum::<usize>(), 2);
+        }
+        assert_eq!(attached("node_pods", 0, TCX_SINCE), [Some("tcx")]);
+        assert_eq!(attached("node_pods", 1, TCX_SINCE + 1), [Some("clsact")]);
         for name in ATTACHING.into_iter().filter(|name| *name != "node_table") {
-            assert_eq!(attached(name, TCX_SINCE), [Some("clsact"), Some("tcx")], "{name}");
+            assert_eq!(attached(name, 0, TCX_SINCE), [Some("clsact"), Some("tcx")], "{name}");
         }
         for mode in [IPTABLES, EBPF] {
             assert_eq!(
@@ -289,7 +299,7 @@ mod tests {
 
     #[test]
     fn what_needs_kubernetes_is_known_by_its_name() {
-        let needs = |name: &str| Program { name: name.to_owned(), path: PathBuf::new() }.needs_kubernetes();
+        let needs = |name: &str| program(name, 0).needs_kubernetes();
         assert!(needs("cluster_control_plane") && !needs("node_table") && !needs("netns_corpus"));
         assert_eq!(settings("cluster_control_plane", Breadth::Usual, EBPF), [NFT_PTP]);
     }
