@@ -35,6 +35,12 @@ pub(crate) struct Removed {
     pub(crate) problems: Vec<(String, String)>,
 }
 
+impl Removed {
+    fn succeeded<T>(&mut self, outcome: anyhow::Result<T>) -> Option<T> {
+        outcome.map_err(|error| self.problems.push((super::OBJECT.into(), format!("{error:#}")))).ok()
+    }
+}
+
 impl Progress {
     /// Everything stands; `written` says whether it had to be.
     fn book(&mut self, written: bool, now: Instant) -> Passed {
@@ -113,23 +119,17 @@ impl Install {
         progress.over = true;
         progress.problem = None;
         let mut removed = Removed::default();
-        let known = match places::known(&self.state_dir) {
-            Ok(known) if known.is_empty() => vec![self.places.clone()],
-            Ok(known) => known,
-            Err(error) => {
-                removed.problems.push((super::OBJECT.into(), format!("{error:#}")));
-                vec![self.places.clone()]
-            }
-        };
-        for places in &known {
-            if let Err(error) = take(places, &mut removed.writes) {
-                removed.problems.push((super::OBJECT.into(), format!("{error:#}")));
-            }
+        let mut all = removed.succeeded(places::known(&self.state_dir)).unwrap_or_default();
+        // A container calls them otherwise than the node does, so what is on record may not be all.
+        if !all.contains(&self.places) {
+            all.push(self.places.clone());
         }
-        if removed.problems.is_empty()
-            && let Err(error) = places::forget(&self.state_dir)
-        {
-            removed.problems.push((super::OBJECT.into(), format!("{error:#}")));
+        for places in &all {
+            let taken = take(places, &mut removed.writes);
+            removed.succeeded(taken);
+        }
+        if removed.problems.is_empty() {
+            removed.succeeded(places::forget(&self.state_dir));
         }
         removed
     }

@@ -178,6 +178,14 @@ fn a_cleanup_that_is_told_other_folders_finds_it() {
     let elsewhere = places::Places { bin: node.path("no"), conf: node.path("no") };
     assert!(Install::to_remove(elsewhere, &node.path("state")).remove().problems.is_empty());
     assert_eq!(node.snapshot(), before);
+    // The node's agent was in a container, where its folders have other names.
+    node.install().pass();
+    places::forget(&node.path("state")).unwrap();
+    places::note(&node.path("state"), &places::Places { bin: node.path("host/bin"), conf: node.path("host/conf") })
+        .unwrap();
+    let here = places::Places { bin: node.path("bin"), conf: node.path("conf") };
+    assert!(Install::to_remove(here, &node.path("state")).remove().problems.is_empty());
+    assert_eq!(node.snapshot(), before);
 }
 
 /// Answers the plugin as an agent does.
