@@ -48,7 +48,10 @@ impl Attachments {
     pub(crate) fn judged(&mut self, look: &Look, cluster: &Cluster) {
         let owners = &cluster.attached;
         self.desk.settle(owners, &cluster.pods.iter().map(|pod| pod.uid.as_str()).collect());
-        let shown = look.book.all().iter().map(|known| {
+        // Those of pods that are gone were forgotten just now, and a DEL may have come meanwhile.
+        let (left, _) = self.desk.look();
+        let left = look.book.all().iter().filter(|known| left.get(&known.id).is_some());
+        let shown = left.map(|known| {
             let owner = owners.get(&known.id);
             let mut pod = known.pod.clone();
             pod.uid = owner.cloned().or(pod.uid);
@@ -90,5 +93,7 @@ mod tests {
         let known = next.desk().look().0;
         assert_eq!(known.all().len(), 1);
         assert_eq!(known.all()[0].pod.uid.as_deref(), Some("u"), "whose it is was written down");
+        attachments.judged(&look, &Cluster::default());
+        assert!(attachments.status().attachments.is_empty(), "its pod is gone");
     }
 }

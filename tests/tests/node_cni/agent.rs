@@ -207,9 +207,9 @@ fn away(lab: &mut Lab, port: u16) -> Result<()> {
     lab.manifests().remove_pod(&ends.pod)?;
     lab.manifests().remove_pod(&held)?;
     start(lab, &watchful())?;
-    let status = lab.status()?;
+    let forgets = |status: &Status| status.attachment(&ends.sandbox.container).is_none();
+    let status = lab.wait_until(NOTICE, "rid of the pod that is gone", forgets)?;
     ensure!(status.meshed("stays"), "an agent that starts does not know the pod any more: {:?}", status.pod("stays"));
-    ensure!(status.attachment(&ends.sandbox.container).is_none(), "it knows one that is gone");
     chain.redirect("CHECK", &stays.sandbox, &stays.result)?;
     stays.end(lab, &chain)
 }

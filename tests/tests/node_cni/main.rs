@@ -8,6 +8,7 @@ mod agent;
 mod refusals;
 
 use std::env;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use redirect_lab::cni::Topology;
@@ -20,6 +21,7 @@ use redirect_lab::scoped::ScopedLab;
 use redirect_lab::starter::Starter;
 use redirect_lab::state::Options;
 
+const NOTICE: Duration = Duration::from_secs(30);
 /// Pods that start without our plugin, to see that an escape is seen.
 const CONTROL: usize = 6;
 
@@ -50,9 +52,7 @@ fn starts(lab: &Lab, count: usize) -> Result<()> {
     );
     report.nothing_escaped(count)?;
     ensure!(count <= 20 || reused > 0, "no address was used twice");
-    let status = lab.status()?;
-    ensure!(status.cni.attachments.is_empty(), "left behind: {:?}", status.cni.attachments);
-    Ok(())
+    lab.wait_until(NOTICE, "without attachments", |status| status.cni.attachments.is_empty()).map(drop)
 }
 
 fn escapes(lab: &Lab) -> Result<()> {
