@@ -6,9 +6,9 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use redirect_common::names;
-use serde::{Deserialize, Serialize};
 
-use crate::install::Places;
+use crate::config::{Mode, TcAttach};
+use crate::install::{Places, Plugin};
 use crate::resources::chain::backend::Backend;
 use crate::trace::Target;
 
@@ -116,12 +116,20 @@ pub(crate) struct CniArgs {
     /// The program redirect-cni: copied into the runtime's directory and kept in its primary configuration until `cleanup`;
     /// without it nothing is installed, and nothing is taken out.
     #[arg(long, value_name = "PATH")]
-    pub(crate) cni_plugin: Option<PathBuf>,
+    cni_plugin: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) dirs: CniDirs,
     /// Namespaces whose pods start whatever the agent says; ztunnel's is always one of them.
     #[arg(long, value_name = "NAMESPACE,…", value_delimiter = ',', default_value = "kube-system")]
-    pub(crate) cni_exclude_namespaces: Vec<String>,
+    cni_exclude_namespaces: Vec<String>,
+}
+
+impl CniArgs {
+    /// What is to be installed, if anything is.
+    pub(crate) fn plugin(&self) -> Option<Plugin> {
+        let exclude_namespaces = self.cni_exclude_namespaces.clone();
+        self.cni_plugin.clone().map(|source| Plugin { source, exclude_namespaces })
+    }
 }
 
 /// Where maps and programs are pinned.
@@ -130,37 +138,6 @@ pub(crate) struct BpfDir {
     /// Directory of the pinned programs and maps, on a bpf file system.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/redirect")]
     pub(crate) bpf_dir: PathBuf,
-}
-
-/// How packets are marked.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Mode {
-    /// tc programs that look pods up in a BPF map; iptables where BPF cannot be used.
-    Ebpf,
-    /// iptables rules and an ipset.
-    Iptables,
-}
-
-impl Mode {
-    /// As the command line and `status` name it.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Ebpf => "ebpf",
-            Self::Iptables => "iptables",
-        }
-    }
-}
-
-/// How tc programs are attached.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum TcAttach {
-    /// TCX where the kernel has it, else clsact.
-    Auto,
-    /// BPF links (Linux 6.6).
-    Tcx,
-    /// Filters of a clsact qdisc.
-    Clsact,
 }
 
 /// Which iptables to use.

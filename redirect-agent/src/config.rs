@@ -4,7 +4,9 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cli::{Mode, TcAttach};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
 use crate::resources::chain::backend::Backend;
 
 /// Configuration of a running agent.
@@ -34,4 +36,35 @@ pub(crate) struct Config {
     pub(crate) state_dir: PathBuf,
     /// How often everything is read back without an event.
     pub(crate) resync: Duration,
+}
+
+/// How packets are marked.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Mode {
+    /// tc programs that look pods up in a BPF map; iptables where BPF cannot be used.
+    Ebpf,
+    /// iptables rules and an ipset.
+    Iptables,
+}
+
+impl Mode {
+    /// As the command line and `status` name it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Ebpf => "ebpf",
+            Self::Iptables => "iptables",
+        }
+    }
+}
+
+/// How tc programs are attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum TcAttach {
+    /// TCX where the kernel has it, else clsact.
+    Auto,
+    /// BPF links (Linux 6.6).
+    Tcx,
+    /// Filters of a clsact qdisc.
+    Clsact,
 }

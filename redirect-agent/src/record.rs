@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Mode;
+use crate::config::Mode;
 use crate::kernel::netns::NetnsId;
 use crate::proxy::Proxy;
 use crate::resources::chain::backend::Backend;

@@ -18,7 +18,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use redirect_common::maps::{COUNTERS, LAYOUT, Tracing, counter_name, name};
 
-use crate::cli::TcAttach;
+use crate::config::TcAttach;
 use crate::resources::program::{self, AttachKind, Programs};
 use crate::trace::{self, Tap};
 

@@ -51,7 +51,8 @@ pub(crate) fn run(args: Run) -> anyhow::Result<()> {
         state_dir: args.state.state_dir,
         resync: Duration::from_secs(args.resync),
     };
-    let install = Arc::new(Install::new(&args.cni, &config.state_dir, &config.proxy_namespace)?);
+    let (plugin, places) = (args.cni.plugin(), args.cni.dirs.places());
+    let install = Arc::new(Install::new(plugin, places, &config.state_dir, &config.proxy_namespace)?);
     lock::prepare(&config.state_dir)?;
     let _lock = lock::wait(&config.state_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

@@ -24,7 +24,6 @@ use anyhow::{Context as _, ensure};
 use redirect_cni::conflist::Entry;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::CniArgs;
 use crate::cni::SOCKET;
 use crate::resources::ledger::Problem;
 
@@ -84,6 +83,15 @@ struct Progress {
     over: bool,
 }
 
+/// The plugin, as an operator wants it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Plugin {
+    /// The program, as the agent's image has it.
+    pub(crate) source: PathBuf,
+    /// Namespaces whose pods start whatever the agent says.
+    pub(crate) exclude_namespaces: Vec<String>,
+}
+
 /// The plugin's place on this node.
 #[derive(Debug)]
 pub(crate) struct Install {
@@ -94,13 +102,17 @@ pub(crate) struct Install {
 }
 
 impl Install {
-    /// As the command line says; nothing is written yet.
-    pub(crate) fn new(args: &CniArgs, state_dir: &Path, proxy_namespace: &str) -> anyhow::Result<Self> {
-        let mut install = Self::to_remove(args.dirs.places(), state_dir);
-        let Some(source) = args.cni_plugin.clone() else { return Ok(install) };
+    /// Keeps `plugin` in these places, or nothing; nothing is written yet.
+    pub(crate) fn new(
+        plugin: Option<Plugin>,
+        places: Places,
+        state_dir: &Path,
+        proxy_namespace: &str,
+    ) -> anyhow::Result<Self> {
+        let mut install = Self::to_remove(places, state_dir);
+        let Some(Plugin { source, mut exclude_namespaces }) = plugin else { return Ok(install) };
         let socket = std::path::absolute(state_dir.join(SOCKET)).context("make the socket's path absolute")?;
         ensure!(socket.as_os_str().len() <= SOCKET_PATH, "{} is too long for a socket's path", socket.display());
-        let mut exclude_namespaces = args.cni_exclude_namespaces.clone();
         // ztunnel cannot wait for an agent that waits for ztunnel.
         exclude_namespaces.push(proxy_namespace.to_owned());
         exclude_namespaces.retain(|name| !name.is_empty());

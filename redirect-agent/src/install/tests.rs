@@ -14,8 +14,7 @@ use redirect_cni::protocol::{Answer, encode_answer};
 use tempfile::TempDir;
 
 use super::pass::Passed;
-use super::{Install, SOCKET, State, keep, places};
-use crate::cli::{CniArgs, CniDirs};
+use super::{Install, Places, Plugin, SOCKET, State, keep, places};
 
 const LIST: &str =
     "{\n  \"cniVersion\": \"1.0.0\",\n  \"name\": \"net\",\n  \"plugins\": [\n    {\"type\": \"ptp\"}\n  ]\n}\n";
@@ -45,10 +44,9 @@ impl Node {
     }
 
     fn install(&self) -> Install {
-        let dirs = CniDirs { cni_bin_dir: self.path("bin"), cni_conf_dir: self.path("conf") };
-        let cni_exclude_namespaces = vec!["kube-system".to_owned()];
-        let args = CniArgs { cni_plugin: Some(self.path("source")), dirs, cni_exclude_namespaces };
-        Install::new(&args, &self.path("state"), "istio-system").unwrap()
+        let places = Places { bin: self.path("bin"), conf: self.path("conf") };
+        let plugin = Plugin { source: self.path("source"), exclude_namespaces: vec!["kube-system".to_owned()] };
+        Install::new(Some(plugin), places, &self.path("state"), "istio-system").unwrap()
     }
 
     /// Everything in the two folders: names, contents, modes.

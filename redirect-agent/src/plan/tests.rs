@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 
 use super::*;
+use crate::facts::Facts;
 use crate::kernel::netns::NetnsId;
 use crate::proxy::HostSide;
 

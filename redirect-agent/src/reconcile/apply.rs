@@ -10,7 +10,7 @@ use redirect_common::names::{SET_PODS, TUNNELS};
 use super::doorbell::Cause;
 use super::rehearsal;
 use crate::bpf::{self, Bpf};
-use crate::cli::Mode;
+use crate::config::Mode;
 use crate::datapaths::iptables;
 use crate::kernel::netns::Netns;
 use crate::plan::{NODE_RULES, PROXY_RULES, Plan};

@@ -6,7 +6,7 @@ use super::apply::{self, Place, Scope, Task};
 use super::doorbell::Cause;
 use super::{Plans, Programmed, RECONSIDER, Reconciler, cleanup, events};
 use crate::bpf;
-use crate::cli::Mode;
+use crate::config::Mode;
 use crate::enrol::{self, Cluster};
 use crate::facts::{self, Facts};
 use crate::kernel::links;

@@ -3,8 +3,8 @@
 use anyhow::Context as _;
 
 use crate::bpf::{self, Bpf, Options};
-use crate::cli::Mode;
 use crate::config::Config;
+use crate::config::Mode;
 
 /// The programs in ebpf mode, else why they cannot be had.
 pub(super) fn start(config: &Config) -> anyhow::Result<(Option<Bpf>, Option<String>)> {

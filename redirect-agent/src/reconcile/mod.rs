@@ -12,9 +12,9 @@ use anyhow::Context as _;
 use tokio::sync::watch;
 
 use crate::bpf::Bpf;
-use crate::cli::Mode;
 use crate::cni::attachments::Attachments;
 use crate::config::Config;
+use crate::config::Mode;
 use crate::enrol::{Cluster, PodVerdict};
 use crate::facts::Facts;
 use crate::kernel::netns::Netns;

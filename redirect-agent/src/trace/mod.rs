@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::cli::Mode;
+use crate::config::Mode;
 use crate::enrol::State;
 use crate::reconcile::doorbell::Doorbell;
 use crate::status::Status;
