@@ -204,7 +204,7 @@ fn assign<'a>(pods: &[&'a Pod], attachments: &'a Book) -> Assigned<'a> {
 }
 
 fn named(pod: &Pod) -> Named<'_> {
-    Named { namespace: &pod.namespace, name: &pod.name, uid: &pod.uid }
+    Named { namespace: &pod.namespace, name: &pod.name, uid: &pod.uid, runtime_uid: pod.runtime_uid.as_deref() }
 }
 
 /// Which pod an address belongs to: the newest that claims it, because an ended or forgotten pod's address is given away; before

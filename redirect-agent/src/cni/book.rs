@@ -48,6 +48,8 @@ pub(crate) struct Named<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
     pub(crate) uid: &'a str,
+    /// Where the runtime knows it by another.
+    pub(crate) runtime_uid: Option<&'a str>,
 }
 
 /// What is known of attachments.
@@ -157,14 +159,16 @@ impl Book {
 
     /// Finds the pods. `pods` has the newest last, and none that has ended: no pod starts that has.
     pub(crate) fn assign<'a>(&'a self, pods: &[Named<'a>]) -> Assigned<'a> {
-        let exact: BTreeSet<Named<'a>> = pods.iter().copied().collect();
+        let uids = |pod: &Named<'a>| [Some(pod.uid), pod.runtime_uid].into_iter().flatten();
+        let keyed = |pod: &Named<'a>| uids(pod).map(|uid| ((pod.namespace, pod.name, uid), *pod)).collect::<Vec<_>>();
+        let exact: BTreeMap<_, _> = pods.iter().flat_map(keyed).collect();
         let newest: BTreeMap<_, _> = pods.iter().map(|pod| ((pod.namespace, pod.name), *pod)).collect();
         let mut assigned =
             Assigned { owners: BTreeMap::new(), addresses: BTreeMap::new(), pods: BTreeMap::new(), gone: &self.gone };
         for known in &self.attached {
             let (namespace, name) = (known.pod.namespace.as_str(), known.pod.name.as_str());
             let pod = match &known.pod.uid {
-                Some(uid) => exact.get(&Named { namespace, name, uid }),
+                Some(uid) => exact.get(&(namespace, name, uid.as_str())),
                 None => newest.get(&(namespace, name)),
             };
             let Some(pod) = pod.copied() else { continue };

@@ -11,6 +11,9 @@ use redirect_common::names::{
 };
 use serde::Deserialize;
 
+/// On the mirror of a static pod, its UID on the node (`ConfigMirrorAnnotationKey`, `pkg/kubelet/types/pod_update.go` in Kubernetes).
+const ANNOTATION_MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// A namespace.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Deserialize)]
 #[serde(from = "Wire")]
@@ -28,6 +31,8 @@ pub(crate) struct Pod {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) uid: String,
+    /// The UID that the runtime knows a static pod by: kubelet's own, before the API server has given its mirror another.
+    pub(crate) runtime_uid: Option<String>,
     /// `spec.nodeName`.
     pub(crate) node: Option<String>,
     /// When it was created, in nanoseconds.
@@ -157,6 +162,7 @@ impl From<Wire> for Pod {
             is_ready: status.is_ready(),
             ips: status.ips(),
             host_ip: status.host_ip.and_then(|ip| ip.parse().ok()),
+            runtime_uid: meta.annotation(ANNOTATION_MIRROR).map(str::to_owned),
             uid: meta.uid.unwrap_or_default(),
             namespace: meta.namespace.unwrap_or_else(|| "default".to_owned()),
             name: meta.name.unwrap_or_default(),

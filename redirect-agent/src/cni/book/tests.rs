@@ -15,7 +15,7 @@ pub(crate) fn book(all: &[Attached]) -> Book {
 }
 
 fn named<'a>(name: &'a str, uid: &'a str) -> Named<'a> {
-    Named { namespace: "mesh", name, uid }
+    Named { namespace: "mesh", name, uid, runtime_uid: None }
 }
 
 fn addresses(book: &Book, pods: &[Named<'_>], pod: Named<'_>, status: &[&str]) -> Vec<String> {
@@ -35,6 +35,18 @@ fn a_pod_is_found_by_uid_and_else_the_newest_of_the_name() {
     assert!(addresses(&by_name, &pods, pods[0], &[]).is_empty());
     let stranger = book(&[attached("c1", "b", Some("u1"), &["10.0.0.1"])]);
     assert!(stranger.assign(&pods).owners.is_empty(), "a UID under another name");
+}
+
+/// Kubelet starts it before the API server has heard of it, and its mirror has another UID.
+#[test]
+fn a_static_pod_is_found_by_the_uid_that_the_runtime_knows() {
+    let mirror = Named { runtime_uid: Some("hash"), ..named("a", "u1") };
+    let mut known = book(&[attached("c1", "a", Some("hash"), &["10.0.0.1"])]);
+    assert_eq!(addresses(&known, &[mirror], mirror, &[]), ["10.0.0.1"]);
+    let owners = known.assign(&[mirror]).owners;
+    known.settle(&owners, &BTreeSet::from(["u1"]), |_| false);
+    assert_eq!(addresses(&known, &[mirror], mirror, &[]), ["10.0.0.1"], "written down by its own");
+    assert!(addresses(&known, &[named("a", "u2")], named("a", "u2"), &[]).is_empty());
 }
 
 #[test]
