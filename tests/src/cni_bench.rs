@@ -9,7 +9,6 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::lab::Lab;
-use crate::layout::MESH_NAMESPACE;
 use crate::pod::Pod;
 use crate::runtime::{Chain, Sandbox, leases};
 
@@ -41,8 +40,8 @@ pub fn chain(lab: &Lab) -> Chain {
     }
 }
 
-/// Starts meshed pods, as many in either way.
-pub fn measure(lab: &Lab, rounds: usize) -> Result<Figures> {
+/// Starts pods of a namespace, as many in either way.
+pub fn measure(lab: &Lab, namespace: &str, rounds: usize) -> Result<Figures> {
     let with = chain(lab);
     let without = Chain { redirects: false, ..with.clone() };
     let mut figures = Figures::default();
@@ -50,11 +49,11 @@ pub fn measure(lab: &Lab, rounds: usize) -> Result<Figures> {
         // Which of the two is first changes, too.
         for redirects in [round % 2 == 0, round % 2 == 1] {
             if redirects {
-                let (chain, added) = one(lab, &with, round)?;
+                let (chain, added) = one(lab, &with, namespace, round)?;
                 figures.chain.push(chain);
                 figures.added.push(added);
             } else {
-                figures.alone.push(one(lab, &without, round)?.0);
+                figures.alone.push(one(lab, &without, namespace, round)?.0);
             }
         }
     }
@@ -62,8 +61,8 @@ pub fn measure(lab: &Lab, rounds: usize) -> Result<Figures> {
 }
 
 /// The agent has heard of the pod before: how late the API server's watch is, is no figure of the plugin's.
-fn one(lab: &Lab, chain: &Chain, round: usize) -> Result<(Duration, Duration)> {
-    let pod = Pod::app(MESH_NAMESPACE, &format!("start-{round}"))?;
+fn one(lab: &Lab, chain: &Chain, namespace: &str, round: usize) -> Result<(Duration, Duration)> {
+    let pod = Pod::app(namespace, &format!("start-{round}"))?;
     if chain.redirects {
         lab.manifests().put_pod(&pod)?;
         lab.wait_until(NOTICE, "aware of the pod", |status| status.pod(&pod.name).is_some())?;

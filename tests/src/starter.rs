@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -28,6 +28,8 @@ const WORKERS: usize = 3;
 const TRIES: usize = 5;
 /// As many ended pods are still shown to the agent: their addresses are given to others meanwhile.
 const LINGERING: usize = 6;
+
+static NEXT_PORT: AtomicU16 = AtomicU16::new(CLIENT_PORTS.start);
 
 /// What starts.
 #[derive(Clone, Debug)]
@@ -68,8 +70,11 @@ pub fn watch(node: &Netns) -> Result<Capture> {
     Capture::start(node, UPLINK, &filter)
 }
 
-/// A socket in `netns` that needs an address and nothing else to send its first packet.
-pub fn waiting(netns: &Netns, port: u16) -> Result<Socket> {
+/// A socket in `netns` that needs an address and nothing else to send its first packet. No two have the same port, so each SYN tells
+/// whose it is, and none is of a connection that is remembered of an earlier pod with the address.
+pub fn waiting(netns: &Netns) -> Result<Socket> {
+    let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+    ensure!(CLIENT_PORTS.contains(&port), "all ports were used");
     netns.run(|| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into())?;
@@ -93,7 +98,6 @@ impl Starter {
 
     /// Starts and ends as many meshed pods and judges them.
     pub fn run(&self, count: usize) -> Result<Report> {
-        ensure!(count <= CLIENT_PORTS.len(), "there are ports for {} pods", CLIENT_PORTS.len());
         let (_, seen) = read(&self.proxy_log, 0)?;
         let capture = watch(&self.chain.node)?;
         let shared = Shared::default();
@@ -132,9 +136,9 @@ impl Starter {
         if !late {
             self.manifests.put_pod(&pod)?;
         }
-        let (sandbox, result) = self.start(shared, number, &pod, late)?;
-        let client = SocketAddrV4::new(address(&result)?, port(number)?);
-        let socket = sandbox.1;
+        let ((sandbox, socket), result) = self.start(shared, number, &pod, late)?;
+        let port = socket.local_addr()?.as_socket_ipv4().context("another family")?.port();
+        let client = SocketAddrV4::new(address(&result)?, port);
         let outcome = first_act(socket).and_then(|peer| {
             ensure!(peer.ip() == IpAddr::V4(*client.ip()), "{client} was seen as {peer}");
             Ok(())
@@ -147,8 +151,8 @@ impl Starter {
             pod.ips = vec![(*client.ip()).into()];
             self.manifests.put_pod(&pod)?;
         }
-        self.chain.del(&sandbox.0, Some(&result))?;
-        drop(sandbox.0);
+        self.chain.del(&sandbox, Some(&result))?;
+        drop(sandbox);
         self.linger(shared, pod)
     }
 
@@ -156,7 +160,7 @@ impl Starter {
         let mut last = None;
         for attempt in 0..TRIES {
             let sandbox = Sandbox::create(&format!("{}-first-{number}-{attempt}", self.prefix), pod)?;
-            let socket = waiting(&sandbox.netns, port(number)?)?;
+            let socket = waiting(&sandbox.netns)?;
             let added = thread::scope(|scope| {
                 let adding = scope.spawn(|| self.chain.add(&sandbox));
                 let shown = if late { self.manifests.put_pod(pod) } else { Ok(()) };
@@ -207,11 +211,6 @@ impl Report {
         addresses.dedup();
         self.connected.len() - addresses.len()
     }
-}
-
-/// The port of a pod's client. No two have the same, so each SYN tells whose it is.
-fn port(number: usize) -> Result<u16> {
-    Ok(CLIENT_PORTS.start + u16::try_from(number)?)
 }
 
 fn astray(client: SocketAddrV4, records: &[Record]) -> Option<String> {

@@ -21,7 +21,7 @@ use crate::cni::Topology;
 use crate::demo::{SETTLE, ZTUNNEL, demo};
 use crate::lab::Lab;
 use crate::lack::Lack;
-use crate::layout::DEFAULT_PREFIX;
+use crate::layout::{DEFAULT_PREFIX, MESH_NAMESPACE};
 use crate::mode::{ATTACH_VARIABLE, Attach, MODE_VARIABLE, Mode};
 use crate::state::Options;
 use crate::{cni_bench, image, proxy, serve, table};
@@ -94,6 +94,9 @@ enum Command {
         /// Starts in either way
         #[arg(long, default_value_t = 100)]
         rounds: usize,
+        /// Namespace of the pods; without ztunnel only those that are not in the mesh start
+        #[arg(long, default_value = MESH_NAMESPACE)]
+        namespace: String,
     },
     /// Figures about the programs in the kernel (`cargo xtask` asks for them)
     #[command(hide = true)]
@@ -237,8 +240,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Table => show_table(&Lab::open(prefix)?),
         Command::Agent { command } => agent(&mut Lab::open(prefix)?, command),
         Command::Demo { node, all } => demos(prefix, &node, all),
-        Command::BenchCni { rounds } => {
-            let figures = cni_bench::measure(&Lab::open(prefix)?, rounds)?;
+        Command::BenchCni { rounds, namespace } => {
+            let figures = cni_bench::measure(&Lab::open(prefix)?, &namespace, rounds)?;
             print!("{}", cni_bench::render(&figures));
             Ok(())
         }

@@ -18,8 +18,6 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 const NOTICE: Duration = Duration::from_secs(30);
-/// The port of a client's first connection: each is another's.
-const PORTS: std::ops::Range<u16> = 31_000..31_900;
 /// Try again later, as the specification has it.
 const LATER: u32 = 11;
 
@@ -31,15 +29,13 @@ struct Running {
 }
 
 pub(crate) fn all(checks: &mut Checks, lab: &mut Lab, named: &dyn Fn(&str) -> String) -> Result<()> {
-    let mut ports = PORTS;
-    let mut port = || ports.next().context("all ports were used");
-    checks.check(&named("a pod that the agent hears of late waits"), || late(lab, port()?));
+    checks.check(&named("a pod that the agent hears of late waits"), || late(lab));
     checks.check(&named("what does not belong to the mesh starts"), || outsiders(lab));
     checks.check(&named("an end takes a pod out, whatever its status says"), || ends(lab));
-    checks.check(&named("a late end takes nothing from the next pod"), || late_end(lab, port()?));
+    checks.check(&named("a late end takes nothing from the next pod"), || late_end(lab));
     checks.check(&named("GC forgets what is not valid"), || collected(lab));
     checks.check(&named("without ztunnel pods of the mesh wait, and no others"), || no_proxy(lab));
-    checks.check(&named("the agent is away and comes back"), || away(lab, port()?));
+    checks.check(&named("the agent is away and comes back"), || away(lab));
     let left = lab.wait_until(NOTICE, "without attachments", |status| status.cni.attachments.is_empty())?;
     println!("answers: {:?}", left.cni.answers);
     Ok(())
@@ -75,15 +71,15 @@ impl Running {
 }
 
 /// Its first connection is the proxy's.
-fn is_proxied(lab: &Lab, sandbox: &Sandbox, port: u16) -> Result<()> {
+fn is_proxied(lab: &Lab, sandbox: &Sandbox) -> Result<()> {
     let capture = watch(&lab.node())?;
-    let peer = first_act(waiting(&sandbox.netns, port)?)?;
+    let peer = first_act(waiting(&sandbox.netns)?)?;
     let escaped = capture.finish()?;
     ensure!(escaped.is_empty(), "{peer} escaped: {escaped:?}");
     Ok(())
 }
 
-fn late(lab: &Lab, port: u16) -> Result<()> {
+fn late(lab: &Lab) -> Result<()> {
     let (chain, pod) = (chain(lab), pod(MESH_NAMESPACE, "late")?);
     let sandbox = Sandbox::create(&format!("{}-late", lab.name()), &pod)?;
     let result = thread::scope(|scope| {
@@ -95,7 +91,7 @@ fn late(lab: &Lab, port: u16) -> Result<()> {
         asked.map(drop).and(shown).and(added)
     })?;
     ensure!(lab.status()?.meshed("late"), "it started, and is not meshed");
-    is_proxied(lab, &sandbox, port)?;
+    is_proxied(lab, &sandbox)?;
     Running { pod, sandbox, result }.end(lab, &chain)
 }
 
@@ -123,7 +119,7 @@ fn ends(lab: &Lab) -> Result<()> {
 }
 
 /// An old pod's interface is gone and its address given away before its end is told; and its status names it all the time.
-fn late_end(lab: &Lab, port: u16) -> Result<()> {
+fn late_end(lab: &Lab) -> Result<()> {
     let one = chain(lab);
     let one = Chain { range: (one.range.0, one.range.0), data_dir: one.data_dir.join("one"), ..one };
     let mut old = run(lab, &one, pod(MESH_NAMESPACE, "old")?)?;
@@ -139,7 +135,7 @@ fn late_end(lab: &Lab, port: u16) -> Result<()> {
     one.del(&old.sandbox, Some(&old.result))?;
     lab.wait_until(NOTICE, "rid of the old pod", |status| !has(status, "old"))?;
     ensure!(whose(&lab.status()?), "the late end has taken the address away");
-    is_proxied(lab, &new.sandbox, port)?;
+    is_proxied(lab, &new.sandbox)?;
     lab.manifests().remove_pod(&old.pod)?;
     lab.wait_until(NOTICE, "without the old pod", |status| status.pod("old").is_none())?;
     ensure!(whose(&lab.status()?), "with the old pod went the new one's address");
@@ -182,12 +178,12 @@ fn no_proxy(lab: &mut Lab) -> Result<()> {
     run(lab, &chain, waits)?.end(lab, &chain)
 }
 
-fn away(lab: &mut Lab, port: u16) -> Result<()> {
+fn away(lab: &mut Lab) -> Result<()> {
     let chain = chain(lab);
     let stays = run(lab, &chain, pod(MESH_NAMESPACE, "stays")?)?;
     let ends = run(lab, &chain, pod(MESH_NAMESPACE, "ends")?)?;
     lab.stop_agent(Signal::KILL)?;
-    is_proxied(lab, &stays.sandbox, port)?;
+    is_proxied(lab, &stays.sandbox)?;
     let held = pod(MESH_NAMESPACE, "held")?;
     let sandbox = create(lab, &held)?;
     let begun = Instant::now();

@@ -58,6 +58,7 @@ fn starts(lab: &Lab, count: usize) -> Result<()> {
 fn escapes(lab: &Lab) -> Result<()> {
     let report = Starter::new(lab, Chain { redirects: false, ..chain(lab) }, ZTUNNEL).run(CONTROL)?;
     let (escapes, astray) = (report.escapes.len(), report.astray.len());
-    ensure!(escapes >= CONTROL && astray == CONTROL, "{escapes} escapes and {astray} unseen by the proxy of {CONTROL}");
+    let all = escapes >= CONTROL && astray == CONTROL;
+    ensure!(all, "{escapes} escapes and {astray} unseen by the proxy of {CONTROL}; {:?}", report.failed);
     Ok(())
 }
