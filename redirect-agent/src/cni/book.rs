@@ -199,8 +199,8 @@ impl<'a> Assigned<'a> {
         self.addresses.get(&ip).copied()
     }
 
-    /// Adds a pod's attached addresses to those of its status. Its attachments are newer than its status: an address that the
-    /// status alone has, and that was taken away or given to another pod since, is not the pod's any more.
+    /// Adds a pod's attached addresses to those of its status. Its attachments are newer than its status: an address that was
+    /// taken away, or given to another pod since, is not the pod's any more.
     pub(crate) fn complete(&self, pod: Named<'_>, status: &mut Vec<IpAddr>) {
         if let Some(gone) = self.gone.get(pod.uid) {
             status.retain(|ip| !gone.contains(ip));
@@ -208,7 +208,7 @@ impl<'a> Assigned<'a> {
         let Some(attached) = self.pods.get(&pod) else { return };
         status.retain(|ip| self.owner(*ip).is_none_or(|owner| owner == pod));
         for ip in attached {
-            if !status.contains(ip) {
+            if self.owner(*ip) == Some(pod) && !status.contains(ip) {
                 status.push(*ip);
             }
         }

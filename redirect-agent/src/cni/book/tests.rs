@@ -65,6 +65,7 @@ fn an_address_that_was_given_to_another_since_is_not_the_pods_any_more() {
     assert_eq!(addresses(&both, &[a, b], a, &["10.0.0.1"]), ["10.0.0.2"]);
     let again = book(&[attached("c1", "a", Some("u1"), &["10.0.0.1"]), attached("c2", "b", Some("u2"), &["10.0.0.1"])]);
     assert_eq!(again.assign(&[a, b]).owner("10.0.0.1".parse().unwrap()), Some(b), "the newest has it");
+    assert!(addresses(&again, &[a, b], a, &["10.0.0.1"]).is_empty(), "no DEL came for the other");
 }
 
 #[test]
