@@ -45,6 +45,9 @@ pub struct Status {
     pub proxy: Proxy,
     /// The pods of this node.
     pub pods: Vec<PodStatus>,
+    /// The CNI plugin, where the agent is to install it.
+    #[serde(default)]
+    pub cni_plugin: Option<CniPlugin>,
     /// What the CNI plugin told of.
     #[serde(default)]
     pub cni: Cni,
@@ -54,6 +57,17 @@ pub struct Status {
     /// What is wrong.
     #[serde(default)]
     pub problems: Vec<Problem>,
+}
+
+/// The CNI plugin on the node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CniPlugin {
+    /// `waiting`, `pending` or `installed`.
+    pub state: String,
+    /// The list that has the entry.
+    pub list: Option<std::path::PathBuf>,
+    /// How often it was put back.
+    pub repairs: u64,
 }
 
 /// ztunnel as the agent sees it.

@@ -15,6 +15,7 @@ mod packages;
 mod process;
 mod programs;
 mod progress;
+mod remap;
 mod setup;
 mod test;
 mod verifier;

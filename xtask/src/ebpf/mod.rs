@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use self::toolchain::Toolchain;
 use crate::workspace::Workspace;
-use crate::{process, progress};
+use crate::{process, progress, remap};
 
 const PACKAGE: &str = "redirect-ebpf";
 const TARGET: &str = if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
@@ -29,7 +29,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
     let mut command = toolchain.cargo();
     command.current_dir(workspace.root().join(PACKAGE)).args(["build", "--release", "-Z", "build-std=core"]);
     command.args(["--target", TARGET]).arg("--target-dir").arg(&built);
-    command.env("CARGO_ENCODED_RUSTFLAGS", flags(&linker).join("\u{1f}"));
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags(workspace, &linker)?.join("\u{1f}"));
     process::run(&mut command)?;
     let object = workspace.cache("bpf")?.join(format!("{PACKAGE}.o"));
     copy_if_changed(&built.join(TARGET).join("release").join(PACKAGE), &object)?;
@@ -57,11 +57,13 @@ fn find_or_install(workspace: &Workspace) -> Result<(Toolchain, PathBuf)> {
     Ok((debian, linker::install(workspace)?))
 }
 
-fn flags(linker: &std::path::Path) -> [String; 4] {
+fn flags(workspace: &Workspace, linker: &Path) -> Result<Vec<String>> {
     let linker = format!("-Clinker={}", linker.display());
     // aya reads the calling convention of the machine's kernel from this.
     let arch = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
-    [linker, arch, "-Cdebuginfo=2".to_owned(), "-Clink-arg=--btf".to_owned()]
+    let mut flags = vec![linker, arch, "-Cdebuginfo=2".to_owned(), "-Clink-arg=--btf".to_owned()];
+    flags.extend(remap::flags(workspace)?);
+    Ok(flags)
 }
 
 /// A cargo or rustc that has nothing of the one that runs us.

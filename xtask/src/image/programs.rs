@@ -1,14 +1,13 @@
 //! Our programs as users run them: optimised, and without the paths of the machine that built them.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use super::recipe::{Kind, Program, Recipe};
 use crate::programs::artifacts;
 use crate::workspace::{Workspace, cargo};
-use crate::{ebpf, process, progress};
+use crate::{ebpf, process, progress, remap};
 
 /// Named, so that flags are for programs and not for what runs while they are built.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -45,26 +44,11 @@ fn lab(workspace: &Workspace, name: &str) -> Result<PathBuf> {
 }
 
 fn flags(workspace: &Workspace, kind: Kind) -> Result<Vec<String>> {
-    let sysroot = process::output(Command::new("rustc").arg("--print=sysroot").current_dir(workspace.root()))?;
-    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-    // The last that fits counts.
-    let mut flags = vec![
-        remap(&cargo_home()?, "/cargo"),
-        remap(Path::new(sysroot.trim()), "/rust"),
-        remap(workspace.root(), "/redirect"),
-    ];
+    let mut flags = remap::flags(workspace)?;
     if kind == Kind::Static {
         flags.push("-Ctarget-feature=+crt-static".to_owned());
     }
     Ok(flags)
-}
-
-fn cargo_home() -> Result<PathBuf> {
-    if let Some(home) = std::env::var_os("CARGO_HOME") {
-        return Ok(home.into());
-    }
-    let home = std::env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?;
-    Ok(Path::new(&home).join(".cargo"))
 }
 
 /// What is known of the packages that `package` is built of, by cargo.
