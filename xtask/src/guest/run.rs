@@ -16,6 +16,7 @@ use redirect_init::wire::{ACKNOWLEDGE, Frame};
 use super::folder::RunFolder;
 use super::watch::Watch;
 use super::{Guest, Outcome, initramfs, qemu};
+use crate::progress;
 use crate::workspace::Workspace;
 
 /// How long a broken kernel may go on, so that its log has the whole story.
@@ -30,17 +31,30 @@ enum Event {
     Closed,
 }
 
+/// How often a guest is started whose kernel breaks before any of our programs has run in it: that is the emulator's doing.
+const STARTS: u32 = 2;
+
 /// Runs `guest` to its end.
 pub(super) fn run(guest: &Guest, workspace: &Workspace, output: &mut dyn FnMut(&[u8])) -> Result<Outcome> {
     let folder = RunFolder::new(workspace)?;
     let archive = folder.path().join("initramfs");
     initramfs::write(guest, workspace, &archive)?;
     let log = workspace.cache("vm/logs")?.join(format!("{}.kernel.log", guest.name));
-    let mut session = Session::start(guest, &archive, &log)?;
-    let ended = session.watch(output);
-    session.stop();
-    // What went wrong comes first, then the log that may say why.
-    ended.map_err(|error| anyhow!("{error:#}\n{}", session.story(&log)))
+    let mut left = STARTS;
+    loop {
+        left -= 1;
+        let mut session = Session::start(guest, &archive, &log)?;
+        let ended = session.watch(output);
+        session.stop();
+        match ended {
+            Ok(outcome) => return Ok(outcome),
+            Err(error) if left > 0 && session.broke_while_booting() => {
+                progress::say(format!("{error:#} while it booted; it is started once more"));
+            }
+            // What went wrong comes first, then the log that may say why.
+            Err(error) => bail!("{error:#}\n{}", session.story(&log)),
+        }
+    }
 }
 
 struct Session {
@@ -49,6 +63,8 @@ struct Session {
     events: Receiver<Event>,
     started: Instant,
     deadline: Instant,
+    /// How long it took until the command was started, if it was.
+    boot: Option<Duration>,
     watch: Watch,
     log: File,
     stderr: String,
@@ -72,14 +88,14 @@ impl Session {
         read_console(console, sender.clone());
         read_frames(port.try_clone().context("share a socket")?, sender);
         let deadline = started + guest.deadline;
-        Ok(Self { qemu, port, events, started, deadline, watch: Watch::default(), log, stderr: String::new() })
+        let (watch, stderr) = (Watch::default(), String::new());
+        Ok(Self { qemu, port, events, started, deadline, boot: None, watch, log, stderr })
     }
 
     fn watch(&mut self, output: &mut dyn FnMut(&[u8])) -> Result<Outcome> {
-        let mut boot = None;
         loop {
             match self.next()? {
-                Event::Frame(Frame::Ready) => boot = Some(self.started.elapsed()),
+                Event::Frame(Frame::Ready) => self.boot = Some(self.started.elapsed()),
                 Event::Frame(Frame::Output(bytes)) => output(&bytes),
                 Event::Frame(Frame::Failed(text)) => {
                     self.acknowledge()?;
@@ -88,7 +104,7 @@ impl Session {
                 Event::Frame(Frame::Exit(status)) => {
                     self.acknowledge()?;
                     let total = self.started.elapsed();
-                    return Ok(Outcome { status, boot: boot.unwrap_or(total), total });
+                    return Ok(Outcome { status, boot: self.boot.unwrap_or(total), total });
                 }
                 Event::Closed => bail!("the guest ended before its command did"),
                 Event::Console(_) | Event::Stderr(_) => {}
@@ -130,6 +146,10 @@ impl Session {
         while let Ok(event) = self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
             self.note(&event);
         }
+    }
+
+    fn broke_while_booting(&self) -> bool {
+        self.boot.is_none() && self.watch.broken().is_some()
     }
 
     fn acknowledge(&mut self) -> Result<()> {

@@ -21,9 +21,6 @@ use crate::programs::Programs;
 use crate::progress;
 use crate::workspace::Workspace;
 
-/// Processors of each guest. Guests share the host's, and an emulated processor that waits for another one that is not
-/// running costs a third of all time.
-const CPUS: u8 = 1;
 /// For one kernel with all suites. CI has the time for two of these one after the other.
 const DEADLINE: Duration = Duration::from_mins(40);
 /// How much of a failed suite's output is shown; the log has the rest.
@@ -77,7 +74,6 @@ fn one_kernel(workspace: &Workspace, kernel: &Kernel, programs: &Programs, suite
     copies.dedup();
     let guest = Guest::new(kernel.clone(), programs.clone(), script(suites))
         .copy(copies)
-        .cpus(CPUS)
         .deadline(DEADLINE)
         .name(format!("test-{name}"));
     let outcome = guest.run(workspace, &mut |bytes| run.take(bytes));
