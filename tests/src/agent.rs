@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -55,6 +55,9 @@ pub struct AgentOptions {
     /// The unpacked image that it is run in; as it was built beside the lab if there is none.
     #[serde(default)]
     pub image_root: Option<PathBuf>,
+    /// As whom it asks the API server of which cluster; without it pods are learnt of from the lab's folder.
+    #[serde(default)]
+    pub kubeconfig: Option<PathBuf>,
 }
 
 impl AgentOptions {
@@ -118,6 +121,23 @@ impl Lab {
         self.remember(process)
     }
 
+    /// Starts another agent beside the one that runs, as that one was started; what it says is in a log of its own.
+    pub fn start_rival(&self) -> Result<(Process, PathBuf)> {
+        let options = self.state.agent.clone().context("no agent was started")?;
+        let log = self.dir().join("rival.log");
+        let words = self.command_line(&options)?;
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).stdout(Stdio::null());
+        let (process, _child) = Process::start(ROLE, &mut command, &self.node(), &log)?;
+        Ok((process, log))
+    }
+
+    /// From now on the rival is the lab's agent, as the first has ended.
+    pub fn adopt_rival(&mut self, rival: Process) -> Result<()> {
+        self.forget(ROLE)?;
+        self.remember(rival)
+    }
+
     /// Runs an agent that is expected to end by itself.
     pub fn run_agent(&mut self, options: &AgentOptions) -> Result<Output> {
         let options = self.choose(options)?;
@@ -141,7 +161,10 @@ impl Lab {
         words.extend(
             [mode.to_string(), format!("--node-name={NODE_NAME}"), format!("--node-ip={NODE_IP}")].map(OsString::from),
         );
-        words.push(format!("--pods=manifests:{}", self.manifests_dir().display()).into());
+        match &options.kubeconfig {
+            Some(file) => words.extend(["--pods=kubernetes".into(), "--kubeconfig".into(), file.into()]),
+            None => words.push(format!("--pods=manifests:{}", self.manifests_dir().display()).into()),
+        }
         words.extend(self.places());
         if let Some(attach) = options.tc_attach.filter(|_| mode == Mode::Ebpf) {
             words.extend(["--tc-attach".into(), attach.to_string().into()]);
@@ -157,6 +180,13 @@ impl Lab {
             words.extend(["--bpf-dir".into(), self.bpf_dir().into()]);
         }
         words
+    }
+
+    /// Which node of which cluster this is, for a cleanup without an agent.
+    fn cluster(&self) -> Vec<OsString> {
+        let file = self.state.agent.as_ref().and_then(|agent| agent.kubeconfig.as_ref());
+        let words = file.map(|file| vec!["--node-name".into(), NODE_NAME.into(), "--kubeconfig".into(), file.into()]);
+        words.unwrap_or_default()
     }
 
     /// The mode in which the agent was started last.
@@ -204,6 +234,7 @@ impl Lab {
         let said = Cmd::new(binaries::find(AGENT)?)
             .args(["cleanup"])
             .args(self.places())
+            .args(self.cluster())
             .netns(&self.node())
             .run()
             .with_context(|| self.agent_log_tail())?;

@@ -130,6 +130,14 @@ impl ControlPlane {
         Ok(now.to_owned())
     }
 
+    /// Has time pass while the API server is stopped: when it is started again, its history begins after any version that
+    /// anyone has heard of.
+    pub fn pass_time(&self) -> Result<()> {
+        ensure!(self.api_server.is_none(), "the API server runs");
+        let etcdctl = Cmd::new(programs::find("etcdctl")?).args(["--endpoints", &self.place().etcd()]);
+        self.placed(etcdctl.args(["put", "/redirect-lab", "time passes"])).run().map(drop)
+    }
+
     fn placed(&self, command: Cmd) -> Cmd {
         match &self.options.netns {
             Some(netns) => command.netns(netns),

@@ -4,7 +4,9 @@
 pub mod accounts;
 pub mod api;
 mod certificates;
+pub mod cluster;
 pub mod control_plane;
+pub mod deploy;
 pub mod objects;
 mod ports;
 mod programs;

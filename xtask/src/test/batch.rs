@@ -14,9 +14,12 @@ const END: &str = "@suite end ";
 /// For one suite in a guest.
 const SECONDS: u32 = 600;
 
-/// The script for bash.
-pub(super) fn script(suites: &[Suite]) -> String {
+/// The script for bash; `environment` is for all suites.
+pub(super) fn script(suites: &[Suite], environment: &[(&str, String)]) -> String {
     let mut script = String::new();
+    for (name, value) in environment {
+        let _ = writeln!(script, "export {name}={value}");
+    }
     for (number, suite) in suites.iter().enumerate() {
         let variables =
             suite.setting.variables().iter().map(|(name, value)| format!("{name}={value} ")).collect::<Vec<_>>();

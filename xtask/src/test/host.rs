@@ -1,6 +1,5 @@
 //! Suites on the host's own kernel.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -29,17 +28,17 @@ pub(super) fn run(programs: &Programs, suites: &[Suite]) -> Result<Totals> {
     run_with(programs, suites, &[])
 }
 
-/// As [`run`], with more variables that name files.
-pub(super) fn run_with(programs: &Programs, suites: &[Suite], variables: &[(&str, &Path)]) -> Result<Totals> {
+/// As [`run`], with more variables.
+pub(super) fn run_with(programs: &Programs, suites: &[Suite], variables: &[(&str, String)]) -> Result<Totals> {
     suites.iter().map(|suite| run_one(programs, suite, variables)).sum()
 }
 
-fn run_one(programs: &Programs, suite: &Suite, variables: &[(&str, &Path)]) -> Result<Totals> {
+fn run_one(programs: &Programs, suite: &Suite, variables: &[(&str, String)]) -> Result<Totals> {
     let since = Instant::now();
     let mut command = Command::new("timeout");
     command.args(["--kill-after=10", SECONDS]).arg(&suite.program).args(["--test-threads=1", "--color=never"]);
     command.envs(suite.setting.variables()).env(BPF_OBJECT_VARIABLE, &programs.bpf_object);
-    command.envs(variables.iter().copied());
+    command.envs(variables.iter().cloned());
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {suite}"))?;
     let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     let totals = libtest::judge(output.status.success(), &text);

@@ -21,6 +21,9 @@ use crate::programs::Programs;
 use crate::progress;
 use crate::workspace::Workspace;
 
+/// Processors of each guest, and its memory, where nothing else is asked for.
+const CPUS: u8 = 1;
+const MEMORY_MB: u32 = 1024;
 /// For one kernel with all suites. CI has the time for two of these one after the other.
 const DEADLINE: Duration = Duration::from_mins(40);
 /// How much of a failed suite's output is shown; the log has the rest.
@@ -30,6 +33,25 @@ const SHOWN_LINES: usize = 120;
 pub(super) struct Job {
     pub(super) series: Series,
     pub(super) suites: Vec<Suite>,
+    pub(super) equipment: Equipment,
+}
+
+/// What a guest has for its suites.
+#[derive(Clone, Debug)]
+pub(super) struct Equipment {
+    pub(super) cpus: u8,
+    pub(super) memory_mb: u32,
+    /// Files and folders, below `/copy`.
+    pub(super) copies: Vec<PathBuf>,
+    /// For the suites' environment, beside their settings.
+    pub(super) variables: Vec<(&'static str, String)>,
+}
+
+impl Default for Equipment {
+    /// For one of many guests.
+    fn default() -> Self {
+        Self { cpus: CPUS, memory_mb: MEMORY_MB, copies: Vec::new(), variables: Vec::new() }
+    }
 }
 
 /// Does all jobs.
@@ -42,7 +64,7 @@ pub(super) fn run(workspace: &Workspace, programs: &Programs, jobs: &[Job]) -> R
     let worker = || {
         let mut totals = Totals::default();
         while let Some((job, kernel)) = pairs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            totals += one_kernel(workspace, kernel, programs, &job.suites);
+            totals += one_kernel(workspace, kernel, programs, job);
         }
         totals
     };
@@ -54,7 +76,8 @@ pub(super) fn run(workspace: &Workspace, programs: &Programs, jobs: &[Job]) -> R
     Ok(parts.into_iter().sum())
 }
 
-fn one_kernel(workspace: &Workspace, kernel: &Kernel, programs: &Programs, suites: &[Suite]) -> Totals {
+fn one_kernel(workspace: &Workspace, kernel: &Kernel, programs: &Programs, job: &Job) -> Totals {
+    let Job { suites, equipment, .. } = job;
     let name = kernel.series.name;
     let mut run = match Run::new(workspace, name, suites) {
         Ok(run) => run,
@@ -72,8 +95,11 @@ fn one_kernel(workspace: &Workspace, kernel: &Kernel, programs: &Programs, suite
     let mut copies: Vec<PathBuf> = suites.iter().map(|suite| suite.program.clone()).collect();
     copies.sort();
     copies.dedup();
-    let guest = Guest::new(kernel.clone(), programs.clone(), script(suites))
+    copies.extend(equipment.copies.iter().cloned());
+    let guest = Guest::new(kernel.clone(), programs.clone(), script(suites, &equipment.variables))
         .copy(copies)
+        .cpus(equipment.cpus)
+        .memory_mb(equipment.memory_mb)
         .deadline(DEADLINE)
         .name(format!("test-{name}"));
     let outcome = guest.run(workspace, &mut |bytes| run.take(bytes));

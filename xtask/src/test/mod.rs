@@ -4,6 +4,7 @@
 mod batch;
 pub(crate) mod host;
 mod image;
+mod kubernetes;
 mod libtest;
 mod matrix;
 mod suites;
@@ -15,12 +16,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use self::matrix::Job;
+use self::matrix::{Equipment, Job};
 use self::suites::{Breadth, Program, Suite, suites};
 use self::totals::Totals;
 use crate::kernels::{DEFAULT, MATRIX, Series};
 use crate::workspace::Workspace;
-use crate::{kubernetes, packages, programs, progress, setup, verifier};
+use crate::{packages, programs, progress, setup, verifier};
 
 /// What is asked for.
 #[derive(Args)]
@@ -34,9 +35,12 @@ pub(crate) struct Arguments {
     /// Only suites whose name contains this (not for part unit)
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     suite: String,
-    /// Only nodes in this mode: iptables or ebpf (parts lab and vm)
+    /// Only nodes in this mode: iptables or ebpf (parts lab and vm; part kubernetes takes ebpf, if nothing is said)
     #[arg(long, value_name = "MODE", value_parser = ["iptables", "ebpf"])]
     mode: Option<String>,
+    /// How long the API server stays away (part kubernetes)
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=300))]
+    outage: u16,
 }
 
 impl Arguments {
@@ -57,14 +61,14 @@ enum Part {
     Vm,
     /// The agent's image: built twice, and the demo with what is in it, in a guest
     Image,
-    /// The suites on a real Kubernetes API server, on the host. The server is built the first time, which takes some minutes
+    /// The suites on a real Kubernetes API server, which is built the first time; that takes some minutes
     Kubernetes,
 }
 
 /// Runs them, and says by the exit code whether all is good.
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     if arguments.part == Part::Kubernetes {
-        // It boots no guest, and so needs no kernels.
+        // One guest at most, which asks for its kernel itself.
         packages::install(packages::BASE)?;
     } else {
         setup::run(workspace)?;
@@ -74,7 +78,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
         Part::Lab => lab(workspace, arguments)?,
         Part::Vm => vm(workspace, arguments)?,
         Part::Image => image::run(workspace, arguments.kernel.first().copied())?,
-        Part::Kubernetes => kubernetes(workspace, arguments)?,
+        Part::Kubernetes => kubernetes::run(workspace, arguments)?,
         Part::All => all(workspace, arguments)?,
     };
     progress::say(if totals.are_good() { "all is good" } else { "NOT all is good, see above" });
@@ -94,6 +98,7 @@ fn lab(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
         let job = Job {
             series: arguments.kernel.first().copied().unwrap_or(DEFAULT),
             suites: arguments.suites(nodes, Breadth::Usual),
+            equipment: Equipment::default(),
         };
         totals += matrix::run(workspace, &built, &[job])?;
     }
@@ -117,14 +122,6 @@ fn all(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
     Ok(totals)
 }
 
-fn kubernetes(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
-    let servers = kubernetes::get(workspace, kubernetes::CONTROL_PLANE)?;
-    let built = programs::build(workspace)?;
-    let tests = suites::build(workspace)?.into_iter().filter(Program::needs_kubernetes);
-    let tests: Vec<Program> = tests.filter(|program| program.is_like(&arguments.suite)).collect();
-    host::run_with(&built, &arguments.suites(&tests, Breadth::Usual), &[(kubernetes::VARIABLE, &servers)])
-}
-
 /// The tests that need no more than a kernel.
 fn chosen(workspace: &Workspace, arguments: &Arguments) -> Result<Vec<Program>> {
     let tests = suites::build(workspace)?.into_iter().filter(|program| !program.needs_kubernetes());
@@ -135,5 +132,10 @@ fn chosen(workspace: &Workspace, arguments: &Arguments) -> Result<Vec<Program>> 
 fn jobs(tests: &[Program], arguments: &Arguments, breadth: fn(usize) -> Breadth) -> Vec<Job> {
     let wanted = |series: &Series| arguments.kernel.is_empty() || arguments.kernel.contains(series);
     let kernels = MATRIX.into_iter().enumerate().filter(|(_, series)| wanted(series));
-    kernels.map(|(place, series)| Job { series, suites: arguments.suites(tests, breadth(place)) }).collect()
+    let job = |(place, series)| Job {
+        series,
+        suites: arguments.suites(tests, breadth(place)),
+        equipment: Equipment::default(),
+    };
+    kernels.map(job).collect()
 }

@@ -75,7 +75,7 @@ pub(super) enum Breadth {
 impl Program {
     /// Whether it needs a whole node, and so a kernel with GENEVE.
     pub(super) fn needs_node(&self) -> bool {
-        self.name.starts_with("node_")
+        self.name.starts_with("node_") || self.name == "cluster_node"
     }
 
     /// Whether it needs Kubernetes' servers, which are built for those who ask for them.
