@@ -43,6 +43,11 @@ impl Session {
         Self::greeted(socket.into(), to)
     }
 
+    /// Connects from where this process is.
+    pub fn open_here(to: SocketAddrV4) -> Result<Self> {
+        Self::greeted(connect(to, None).with_context(|| format!("no connection to {to}"))?, to)
+    }
+
     fn connect(netns: &Netns, to: SocketAddrV4, source: Option<SocketAddrV4>) -> Result<Self> {
         let stream = netns.run(|| connect(to, source))?.with_context(|| format!("no connection to {to}"))?;
         Self::greeted(stream, to)

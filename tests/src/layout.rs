@@ -35,6 +35,11 @@ pub const REMOTE_SERVER: SocketAddrV4 = SocketAddrV4::new(REMOTE_IP, 8080);
 pub const REMOTE: &str = "remote";
 /// Name by which the node is called where a pod's name is expected.
 pub const NODE: &str = "node";
+/// In a real cluster the node is a guest: its address, and that of the machine around it (QEMU's user networking).
+pub const GUEST_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+/// The machine around the guest; its loopback address from inside.
+pub const AROUND_GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+
 /// Service in front of the remote server.
 pub const SERVICE_REMOTE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 10), 80);
 /// Service in front of `app-b`.

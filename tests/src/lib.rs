@@ -47,3 +47,4 @@ pub mod status;
 pub mod table;
 mod time;
 pub mod traffic;
+pub mod worker;

@@ -26,6 +26,13 @@ impl Netns {
         Self { name: name.into() }
     }
 
+    /// That of the machine itself. It has no name; its file is that of the first process.
+    #[must_use]
+    pub fn of_first_process() -> Self {
+        // An absolute path takes the place of the folder of names.
+        Self::named("/proc/1/ns/net")
+    }
+
     /// Its name, as `ip netns list` prints it.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -31,6 +31,11 @@ pub struct Greeting {
 pub async fn serve(name: String, listen: SocketAddr) -> Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     ready()?;
+    serve_on(name, listener).await
+}
+
+/// Serves on this socket until the process is ended.
+pub(crate) async fn serve_on(name: String, listener: TcpListener) -> Result<()> {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let slot = slots.clone().acquire_owned().await?;

@@ -1,13 +1,14 @@
 //! The command line of `redirect-lab`.
 
 mod bpf;
+mod cluster;
 mod connect;
 mod enrolment;
 mod pods;
 mod watch;
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -137,6 +138,22 @@ enum Command {
         #[arg(long)]
         log: PathBuf,
     },
+    /// The servers of a real cluster, for as long as standard input is open (`cargo xtask test cluster` starts them)
+    #[command(hide = true)]
+    ControlPlane {
+        /// Where to write what a node needs
+        #[arg(long, value_name = "DIR")]
+        node_files: PathBuf,
+    },
+    /// Do nothing until told to end: the first process of each pod of a real cluster
+    #[command(hide = true)]
+    Pause,
+    /// Make one connection at once, and say whom it reached (for pods of a real cluster)
+    #[command(hide = true)]
+    Dial {
+        /// Whom to reach
+        to: SocketAddrV4,
+    },
     /// The echo server of a pod (the lab starts it)
     Serve {
         /// What the server calls itself
@@ -251,6 +268,9 @@ fn run(cli: Cli) -> Result<()> {
         Command::WithoutBpf { command } => Lack::Bpf.exec(&command).map(|never| match never {}),
         Command::WithoutBpffs { command } => Lack::Bpffs.exec(&command).map(|never| match never {}),
         Command::InImage { root, command } => image::exec(&root, &command).map(|never| match never {}),
+        Command::ControlPlane { node_files } => cluster::control_plane(&node_files),
+        Command::Pause => cluster::pause(),
+        Command::Dial { to } => cluster::dial(to),
         Command::Proxy { log } => block_on(proxy::run(&log)),
         Command::Serve { name, listen } => block_on(serve::serve(name, listen)),
     }

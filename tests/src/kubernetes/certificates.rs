@@ -16,10 +16,10 @@ pub(super) const TOKENS_KEY: &str = "tokens.key";
 const AUTHORITY_KEY: &str = "ca.key";
 const DAYS: &str = "2";
 
-/// Makes them in `dir`, for a server at `address`. Inside a cluster it is also known by its service's address and names.
-pub(super) fn make(dir: &Path, address: Ipv4Addr, service: Ipv4Addr) -> Result<()> {
+/// Makes them in `dir`, for a server at these addresses. Inside a cluster it is also known by its service's names.
+pub(super) fn make(dir: &Path, addresses: &[Ipv4Addr]) -> Result<()> {
     let settings = dir.join("openssl.cnf");
-    fs::write(&settings, self::settings(address, service)).context("write openssl's settings")?;
+    fs::write(&settings, self::settings(addresses)).context("write openssl's settings")?;
     let certificate = |section: &str, name: &str, key: &str, file: &str| {
         let new = Cmd::line("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days").args([DAYS]);
         new.args(["-subj", name, "-extensions", section, "-config"])
@@ -36,14 +36,15 @@ pub(super) fn make(dir: &Path, address: Ipv4Addr, service: Ipv4Addr) -> Result<(
     Ok(())
 }
 
-fn settings(address: Ipv4Addr, service: Ipv4Addr) -> String {
+fn settings(addresses: &[Ipv4Addr]) -> String {
+    let addresses: Vec<String> = addresses.iter().map(|address| format!("IP:{address}, ")).collect();
+    let addresses = addresses.concat();
     format!(
         "[req]\ndistinguished_name = name\n[name]\n\
          [authority]\nbasicConstraints = critical, CA:TRUE\nkeyUsage = critical, keyCertSign\n\
          subjectKeyIdentifier = hash\n\
          [server]\nbasicConstraints = critical, CA:FALSE\nkeyUsage = critical, digitalSignature\n\
          extendedKeyUsage = serverAuth\nauthorityKeyIdentifier = keyid\n\
-         subjectAltName = IP:{address}, IP:127.0.0.1, IP:{service}, \
-         DNS:localhost, DNS:kubernetes, DNS:kubernetes.default, DNS:kubernetes.default.svc\n"
+         subjectAltName = {addresses}DNS:localhost, DNS:kubernetes, DNS:kubernetes.default, DNS:kubernetes.default.svc\n"
     )
 }

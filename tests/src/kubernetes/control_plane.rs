@@ -1,4 +1,5 @@
-//! etcd and the API server: started, awaited, stopped, started again on the same ports and data, and ended with the value.
+//! etcd and the API server, and controllers if they are wanted: started, awaited, stopped, started again on the same ports and
+//! data, and ended with the value.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 use super::api::Api;
 use super::ports::Ports;
 use super::servers::{self, Place};
-use super::{certificates, programs};
+use super::{certificates, programs, users};
 use crate::command::Cmd;
 use crate::netns::Netns;
 use crate::process::Process;
@@ -24,8 +25,6 @@ const READY: Duration = Duration::from_mins(2);
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long the kernel may take to end a process that was killed.
 const KILLED: Duration = Duration::from_secs(10);
-/// The administrator's token: nobody else gets at the server.
-const ADMIN: &str = "admin-of-the-lab";
 
 /// How the control plane is run.
 #[derive(Clone, Debug)]
@@ -34,7 +33,9 @@ pub struct Options {
     pub netns: Option<Netns>,
     /// Where the API server listens.
     pub address: Ipv4Addr,
-    /// Whether there will be controllers, who make service accounts and their secrets: pods then need these.
+    /// Where nodes find the API server, if that is another address: what the service `kubernetes` leads to.
+    pub seen_at: Option<Ipv4Addr>,
+    /// Whether controllers and a scheduler run. They make service accounts and their secrets, which pods then need.
     pub controllers: bool,
     /// More flags for the API server.
     pub flags: Vec<String>,
@@ -42,7 +43,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { netns: None, address: Ipv4Addr::LOCALHOST, controllers: false, flags: Vec::new() }
+        Self { netns: None, address: Ipv4Addr::LOCALHOST, seen_at: None, controllers: false, flags: Vec::new() }
     }
 }
 
@@ -54,21 +55,27 @@ pub struct ControlPlane {
     ports: Ports,
     etcd: Option<Process>,
     api_server: Option<Process>,
+    controllers: Vec<Process>,
 }
 
 impl ControlPlane {
     /// Starts it and waits until the API server is ready.
     pub fn start(options: Options) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("redirect-control-plane-").tempdir()?;
-        certificates::make(dir.path(), options.address, servers::SERVICE)?;
-        fs::write(dir.path().join(servers::TOKENS), format!("{ADMIN},admin,admin,\"system:masters\"\n"))?;
+        let known = [options.address, Ipv4Addr::LOCALHOST, servers::SERVICE];
+        let known: Vec<_> = known.into_iter().chain(options.seen_at).collect();
+        certificates::make(dir.path(), &known)?;
+        fs::write(dir.path().join(servers::TOKENS), users::table())?;
         let ports = match &options.netns {
             Some(netns) => netns.run(Ports::free)??,
             None => Ports::free()?,
         };
-        let mut control_plane = Self { options, dir, ports, etcd: None, api_server: None };
+        let mut control_plane = Self { options, dir, ports, etcd: None, api_server: None, controllers: Vec::new() };
         control_plane.etcd = Some(control_plane.start_process(servers::ETCD, servers::etcd(&control_plane.place())?)?);
         control_plane.start_api_server()?;
+        if control_plane.options.controllers {
+            control_plane.start_controllers()?;
+        }
         Ok(control_plane)
     }
 
@@ -81,7 +88,7 @@ impl ControlPlane {
     /// The API as its administrator sees it.
     #[must_use]
     pub fn admin(&self) -> Api {
-        self.user(ADMIN)
+        self.user(users::ADMIN.token)
     }
 
     /// The API as the bearer of this token sees it.
@@ -117,6 +124,17 @@ impl ControlPlane {
         self.api_server =
             Some(self.start_process(servers::API_SERVER, servers::api_server(&self.place(), &self.options)?)?);
         self.await_ready()
+    }
+
+    fn start_controllers(&mut self) -> Result<()> {
+        let kubeconfig = |user: &users::User| self.kubeconfig(&format!("{}.json", user.name), &self.user(user.token));
+        let controllers = servers::controllers(&self.place(), &kubeconfig(&users::CONTROLLERS)?)?;
+        let scheduler = servers::scheduler(&kubeconfig(&users::SCHEDULER)?)?;
+        for (name, command) in [(servers::CONTROLLERS, controllers), (servers::SCHEDULER, scheduler)] {
+            let process = self.start_process(name, command)?;
+            self.controllers.push(process);
+        }
+        Ok(())
     }
 
     /// Forgets the history of all objects up to now: who asks for changes since an earlier resource version learns that it has
@@ -187,8 +205,9 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        for process in [&mut self.api_server, &mut self.etcd] {
-            if let Err(error) = kill(process) {
+        let controllers = self.controllers.drain(..).map(Some);
+        for mut process in controllers.chain([self.api_server.take(), self.etcd.take()]) {
+            if let Err(error) = kill(&mut process) {
                 eprintln!("{error:#}");
             }
         }

@@ -12,6 +12,8 @@ use super::{certificates, programs};
 
 pub(super) const ETCD: &str = "etcd";
 pub(super) const API_SERVER: &str = "kube-apiserver";
+pub(super) const CONTROLLERS: &str = "kube-controller-manager";
+pub(super) const SCHEDULER: &str = "kube-scheduler";
 /// File of the users who are known by a token that never changes.
 pub(super) const TOKENS: &str = "tokens.csv";
 const SERVICES: &str = "10.96.0.0/16";
@@ -32,7 +34,7 @@ impl Place<'_> {
         format!("http://127.0.0.1:{}", self.ports.etcd)
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(super) fn file(&self, name: &str) -> String {
         self.dir.join(name).display().to_string()
     }
 }
@@ -56,7 +58,8 @@ pub(super) fn etcd(place: &Place<'_>) -> Result<Command> {
 
 pub(super) fn api_server(place: &Place<'_>, options: &Options) -> Result<Command> {
     let address = options.address;
-    let advertised = if address.is_loopback() { NOWHERE } else { address };
+    let own = if address.is_loopback() { NOWHERE } else { address };
+    let advertised = options.seen_at.unwrap_or(own);
     let mut command = command(
         API_SERVER,
         &[
@@ -82,6 +85,36 @@ pub(super) fn api_server(place: &Place<'_>, options: &Options) -> Result<Command
     }
     command.args(&options.flags);
     Ok(command)
+}
+
+/// Every controller, each with an account of its own, as kubeadm sets it.
+pub(super) fn controllers(place: &Place<'_>, kubeconfig: &Path) -> Result<Command> {
+    command(
+        CONTROLLERS,
+        &[
+            ("kubeconfig", kubeconfig.display().to_string()),
+            ("root-ca-file", place.file(certificates::AUTHORITY)),
+            ("service-account-private-key-file", place.file(certificates::TOKENS_KEY)),
+            ("use-service-account-credentials", "true".to_owned()),
+            // A kubelet in an emulated machine can be late for minutes.
+            ("node-monitor-grace-period", "5m".to_owned()),
+            ("leader-elect", "false".to_owned()),
+            ("port", "0".to_owned()),
+            ("secure-port", "0".to_owned()),
+        ],
+    )
+}
+
+pub(super) fn scheduler(kubeconfig: &Path) -> Result<Command> {
+    command(
+        SCHEDULER,
+        &[
+            ("kubeconfig", kubeconfig.display().to_string()),
+            ("leader-elect", "false".to_owned()),
+            ("port", "0".to_owned()),
+            ("secure-port", "0".to_owned()),
+        ],
+    )
 }
 
 fn command(program: &str, flags: &[(&str, String)]) -> Result<Command> {

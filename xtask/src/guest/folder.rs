@@ -1,4 +1,4 @@
-//! A folder for the files of one guest, removed with it.
+//! A folder for the files of one guest, or of what is beside it, removed with it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,11 @@ use anyhow::{Context, Result};
 use crate::workspace::Workspace;
 
 /// Named after the process, so that it is known whose it is.
-pub(super) struct RunFolder(PathBuf);
+pub(crate) struct RunFolder(PathBuf);
 
 impl RunFolder {
     /// An empty folder. Those of processes that were killed are removed.
-    pub(super) fn new(workspace: &Workspace) -> Result<Self> {
+    pub(crate) fn new(workspace: &Workspace) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let runs = workspace.cache("vm/runs")?;
         discard_orphans(&runs)?;
@@ -22,7 +22,7 @@ impl RunFolder {
     }
 
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }

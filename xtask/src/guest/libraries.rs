@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::tree::Tree;
 
 /// Adds what the programs and libraries in `tree` need, except what is at a path of `present`.
-pub(super) fn add(tree: &mut Tree, present: &BTreeSet<String>) -> Result<()> {
+pub(crate) fn add(tree: &mut Tree, present: &BTreeSet<String>) -> Result<()> {
     for library in needed(tree.sources())? {
         let path = library.to_string_lossy();
         if !present.contains(path.as_ref()) && !tree.contains(&path) {

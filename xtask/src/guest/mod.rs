@@ -2,13 +2,13 @@
 //!
 //! [`Guest`] says what is wanted; [`Guest::run`] boots it and watches over it. The other end is the package `redirect-init`.
 
-mod folder;
+pub(crate) mod folder;
 mod initramfs;
-mod libraries;
+pub(crate) mod libraries;
 mod qemu;
 mod run;
 mod tools;
-mod tree;
+pub(crate) mod tree;
 mod watch;
 
 use std::path::PathBuf;
@@ -30,6 +30,7 @@ pub(crate) struct Guest {
     copies: Vec<PathBuf>,
     cpus: u8,
     memory_mb: u32,
+    network: bool,
     deadline: Duration,
     name: String,
 }
@@ -50,7 +51,17 @@ impl Guest {
     pub(crate) fn new(kernel: Kernel, programs: Programs, command: impl Into<String>) -> Self {
         let name = format!("guest-{}-{}", kernel.series.name, std::process::id());
         let deadline = Duration::from_mins(15);
-        Self { kernel, programs, command: command.into(), copies: Vec::new(), cpus: 1, memory_mb: 1024, deadline, name }
+        Self {
+            kernel,
+            programs,
+            command: command.into(),
+            copies: Vec::new(),
+            cpus: 1,
+            memory_mb: 1024,
+            network: false,
+            deadline,
+            name,
+        }
     }
 
     /// Puts files below `/copy`.
@@ -70,6 +81,12 @@ impl Guest {
     /// How much memory it has, its files included.
     pub(crate) fn memory_mb(mut self, memory_mb: u32) -> Self {
         self.memory_mb = memory_mb;
+        self
+    }
+
+    /// Whether it has an interface, `eth0`, behind which the host's loopback address is 10.0.2.2. The guest gives it its address.
+    pub(crate) fn network(mut self, network: bool) -> Self {
+        self.network = network;
         self
     }
 

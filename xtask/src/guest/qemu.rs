@@ -11,10 +11,11 @@ use redirect_init::places::PORT;
 use super::Guest;
 
 /// For the kernel. `panic=-1` with `-no-reboot` ends the machine on a panic. Emulated processors can stand still for long on a
-/// busy host: the watchdog and RCU get more patience than they have by default. What costs time and protects nothing in a
+/// busy host: the watchdog and RCU get more patience than they have by default, and the timer is taken for working (`check_timer`,
+/// `arch/x86/kernel/apic/io_apic.c`, panics when it ticks too slowly at boot). What costs time and protects nothing in a
 /// guest is off.
 const KERNEL_COMMAND_LINE: &str = "console=ttyS0 loglevel=6 panic=-1 watchdog_thresh=30 \
-    rcupdate.rcu_cpu_stall_timeout=300 mitigations=off init_on_alloc=0 audit=0";
+    rcupdate.rcu_cpu_stall_timeout=300 no_timer_check mitigations=off init_on_alloc=0 audit=0";
 
 /// QEMU with the kernel's console on its standard input (a socket) and the port to `redirect-init` on its standard output
 /// (another): inherited like this, nobody else can hold them open.
@@ -30,5 +31,8 @@ pub(super) fn command(guest: &Guest, initramfs: &Path) -> Command {
     command.args(["-chardev", "socket,id=console,fd=0", "-serial", "chardev:console"]);
     command.args(["-chardev", "socket,id=port,fd=1", "-device", "virtio-serial-pci"]);
     command.args(["-device", &format!("virtserialport,chardev=port,nr={PORT}")]);
+    if guest.network {
+        command.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]);
+    }
     command
 }

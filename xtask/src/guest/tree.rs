@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -95,6 +95,21 @@ impl Tree {
             write_entry(&mut archive, path, entry).with_context(|| format!("add {path} to an archive"))?;
         }
         archive.finish().context("end an archive")?;
+        Ok(())
+    }
+
+    /// Writes all of it below a folder of the host.
+    pub(crate) fn unpack(&self, folder: &Path) -> Result<()> {
+        for (path, entry) in &self.entries {
+            let place = folder.join(path.trim_start_matches('/'));
+            let written = match entry {
+                Entry::Dir => fs::create_dir_all(&place),
+                Entry::Symlink(target) => symlink(target, &place),
+                Entry::Text(text) => fs::write(&place, text),
+                Entry::File(source) => fs::copy(source, &place).map(drop),
+            };
+            written.with_context(|| format!("write {}", place.display()))?;
+        }
         Ok(())
     }
 

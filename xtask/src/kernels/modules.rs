@@ -10,7 +10,9 @@ use anyhow::{Result, bail};
 #[rustfmt::skip]
 const WANTED: &[&str] = &[
     // The guest's own channels to the host.
-    "virtio_pci", "virtio_console",
+    "virtio_pci", "virtio_console", "virtio_net",
+    // Containers' file systems.
+    "overlay",
     // Links.
     "veth", "geneve", "vxlan", "bridge", "br_netfilter", "nft_meta_bridge", "dummy", "tun", "macvlan", "ipip",
     // tc.

@@ -13,7 +13,8 @@ use crate::{process, progress};
 
 const SOURCE: &str = "kubernetes";
 /// The last Debian that has the source package.
-const SUITES: Suites = Suites { ordinary: &["bookworm"], security: &["bookworm-security"], kinds: &["deb", "deb-src"] };
+pub(super) const SUITES: Suites =
+    Suites { ordinary: &["bookworm"], security: &["bookworm-security"], kinds: &["deb", "deb-src"] };
 /// Packages, and the program of each that is wanted.
 const CLIENTS: [(&str, &str); 3] =
     [("etcd-client", "etcdctl"), ("etcd-server", "etcd"), ("kubernetes-client", "kubectl")];
@@ -65,7 +66,7 @@ pub(super) fn unpack_clients(from: &Path, programs: &Path) -> Result<()> {
 }
 
 /// The one file whose name begins and ends so.
-fn find(folder: &Path, begin: &str, end: &str) -> Result<PathBuf> {
+pub(super) fn find(folder: &Path, begin: &str, end: &str) -> Result<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
         let path = entry?.path();

@@ -2,7 +2,9 @@
 //! and the clients, which are packages. Made when they are first asked for, and then kept under the target directory.
 
 mod build;
+mod control_plane;
 mod download;
+mod runtime;
 mod version;
 
 use std::fs;
@@ -13,6 +15,9 @@ use anyhow::{Context, Result};
 use crate::lock::Lock;
 use crate::workspace::Workspace;
 use crate::{packages, progress};
+
+pub(crate) use control_plane::ControlPlane;
+pub(crate) use runtime::get as runtime;
 
 /// Environment variable that names the folder of the programs, for tests.
 pub(crate) const VARIABLE: &str = "REDIRECT_KUBERNETES";

@@ -11,11 +11,8 @@ use super::totals::Totals;
 /// What the script prints around each suite's output.
 const BEGIN: &str = "@suite begin ";
 const END: &str = "@suite end ";
-/// For one suite in a guest.
-const SECONDS: u32 = 600;
-
-/// The script for bash; `environment` is for all suites.
-pub(super) fn script(suites: &[Suite], environment: &[(&str, String)]) -> String {
+/// The script for bash; `environment` is for all suites, and each may take so many seconds.
+pub(super) fn script(suites: &[Suite], environment: &[(&str, String)], seconds: u32) -> String {
     let mut script = String::new();
     for (name, value) in environment {
         let _ = writeln!(script, "export {name}={value}");
@@ -28,7 +25,7 @@ pub(super) fn script(suites: &[Suite], environment: &[(&str, String)]) -> String
         let _ = write!(
             script,
             "printf '\\n{BEGIN}{number}\\n'\n\
-             {variables}timeout --kill-after=10 {SECONDS} {program} --test-threads=1 --nocapture --color=never\n\
+             {variables}timeout --kill-after=10 {seconds} {program} --test-threads=1 --nocapture --color=never\n\
              printf '\\n{END}%s\\n' $?\n"
         );
     }

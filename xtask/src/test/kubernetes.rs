@@ -1,7 +1,7 @@
 //! The suites on a real Kubernetes: those about the API server alone on the host, and those of a node of it where there are
 //! tunnels, on the host or, with the servers, in a guest.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use redirect_init::places;
@@ -19,6 +19,8 @@ const DEPLOY: &str = "REDIRECT_DEPLOY";
 const OUTAGE: &str = "REDIRECT_OUTAGE_SECONDS";
 /// What speaks with the API server, and makes its keys. Guests have it only here.
 const CLIENTS: [&str; 2] = ["curl", "openssl"];
+/// The programs that a guest needs. Others are there too once a whole cluster has been asked for, and are large.
+const SERVERS: [&str; 4] = ["etcd", "etcdctl", "kube-apiserver", "kubectl"];
 /// It is the only guest.
 const CPUS: u8 = 2;
 /// The servers as files, and as processes.
@@ -29,7 +31,7 @@ pub(super) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<Totals
     let servers = kubernetes::get(workspace, kubernetes::CONTROL_PLANE)?;
     let deploy = workspace.root().join("deploy");
     let built = programs::build(workspace)?;
-    let tests = suites::build(workspace)?.into_iter().filter(Program::needs_kubernetes);
+    let tests = suites::build(workspace, "")?.into_iter().filter(Program::needs_kubernetes);
     let tests: Vec<Program> = tests.filter(|program| program.is_like(&arguments.suite)).collect();
     let (nodes, anywhere): (Vec<_>, Vec<_>) = tests.iter().partition(|program| program.needs_node());
     let outage = arguments.outage.to_string();
@@ -47,7 +49,7 @@ pub(super) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<Totals
         totals += host::run_with(&built, &nodes, &variables)?;
     } else {
         let series = arguments.kernel.first().copied().unwrap_or(DEFAULT);
-        let equipment = equipment(servers, deploy, outage)?;
+        let equipment = equipment(&servers, deploy, outage)?;
         totals += matrix::run(workspace, &built, &[Job { series, suites: nodes, equipment }])?;
     }
     Ok(totals)
@@ -58,15 +60,16 @@ fn chosen<'a>(arguments: &Arguments, tests: impl IntoIterator<Item = &'a Program
     suites::suites(tests, Breadth::Usual, Some(arguments.mode.as_deref().unwrap_or("ebpf")))
 }
 
-fn equipment(servers: PathBuf, deploy: PathBuf, outage: String) -> Result<Equipment> {
+fn equipment(servers: &Path, deploy: PathBuf, outage: String) -> Result<Equipment> {
     let inside = |folder: &PathBuf| {
         let name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
         format!("{}/{}", places::COPY, name.unwrap_or_default())
     };
-    let variables = vec![(kubernetes::VARIABLE, inside(&servers)), (DEPLOY, inside(&deploy)), (OUTAGE, outage)];
-    let mut copies = vec![servers, deploy];
+    let variables = vec![(kubernetes::VARIABLE, places::COPY.to_owned()), (DEPLOY, inside(&deploy)), (OUTAGE, outage)];
+    let mut copies = vec![deploy];
+    copies.extend(SERVERS.map(|program| servers.join(program)));
     for client in CLIENTS {
         copies.push(process::find(client)?);
     }
-    Ok(Equipment { cpus: CPUS, memory_mb: MEMORY_MB, copies, variables })
+    Ok(Equipment { cpus: CPUS, memory_mb: MEMORY_MB, copies, variables, ..Equipment::default() })
 }

@@ -24,6 +24,8 @@ use crate::workspace::Workspace;
 /// Processors of each guest, and its memory, where nothing else is asked for.
 const CPUS: u8 = 1;
 const MEMORY_MB: u32 = 1024;
+/// For one suite.
+const SECONDS: u32 = 600;
 /// For one kernel with all suites. CI has the time for two of these one after the other.
 const DEADLINE: Duration = Duration::from_mins(40);
 /// How much of a failed suite's output is shown; the log has the rest.
@@ -45,12 +47,26 @@ pub(super) struct Equipment {
     pub(super) copies: Vec<PathBuf>,
     /// For the suites' environment, beside their settings.
     pub(super) variables: Vec<(&'static str, String)>,
+    /// Whether it has a network, behind which the host is.
+    pub(super) network: bool,
+    /// How long a suite may take.
+    pub(super) seconds: u32,
+    /// What its logs are called, before the kernel.
+    pub(super) log: String,
 }
 
 impl Default for Equipment {
     /// For one of many guests.
     fn default() -> Self {
-        Self { cpus: CPUS, memory_mb: MEMORY_MB, copies: Vec::new(), variables: Vec::new() }
+        Self {
+            cpus: CPUS,
+            memory_mb: MEMORY_MB,
+            copies: Vec::new(),
+            variables: Vec::new(),
+            network: false,
+            seconds: SECONDS,
+            log: "test".to_owned(),
+        }
     }
 }
 
@@ -79,7 +95,7 @@ pub(super) fn run(workspace: &Workspace, programs: &Programs, jobs: &[Job]) -> R
 fn one_kernel(workspace: &Workspace, kernel: &Kernel, programs: &Programs, job: &Job) -> Totals {
     let Job { suites, equipment, .. } = job;
     let name = kernel.series.name;
-    let mut run = match Run::new(workspace, name, suites) {
+    let mut run = match Run::new(workspace, name, suites, &equipment.log) {
         Ok(run) => run,
         Err(error) => {
             progress::say(format!("kernel {name}: {error:#}"));
@@ -96,12 +112,14 @@ fn one_kernel(workspace: &Workspace, kernel: &Kernel, programs: &Programs, job: 
     copies.sort();
     copies.dedup();
     copies.extend(equipment.copies.iter().cloned());
-    let guest = Guest::new(kernel.clone(), programs.clone(), script(suites, &equipment.variables))
+    let script = script(suites, &equipment.variables, equipment.seconds);
+    let guest = Guest::new(kernel.clone(), programs.clone(), script)
         .copy(copies)
         .cpus(equipment.cpus)
         .memory_mb(equipment.memory_mb)
+        .network(equipment.network)
         .deadline(DEADLINE)
-        .name(format!("test-{name}"));
+        .name(format!("{}-{name}", equipment.log));
     let outcome = guest.run(workspace, &mut |bytes| run.take(bytes));
     match outcome {
         Ok(outcome) => progress::say(format!("kernel {name}: done after {:.0} s", outcome.total.as_secs_f32())),
@@ -123,8 +141,8 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(workspace: &Workspace, kernel: &'static str, suites: &'a [Suite]) -> Result<Self> {
-        let log_path = workspace.cache("vm/logs")?.join(format!("test-{kernel}.log"));
+    fn new(workspace: &Workspace, kernel: &'static str, suites: &'a [Suite], log: &str) -> Result<Self> {
+        let log_path = workspace.cache("vm/logs")?.join(format!("{log}-{kernel}.log"));
         let log = File::create(&log_path).with_context(|| format!("create {}", log_path.display()))?;
         let (splitter, since) = (Splitter::default(), Instant::now());
         Ok(Self { kernel, suites, log, log_path, splitter, since, ended: 0, totals: Totals::default() })

@@ -2,6 +2,7 @@
 //! a suite without tests, are failures.
 
 mod batch;
+mod cluster;
 pub(crate) mod host;
 mod image;
 mod kubernetes;
@@ -11,6 +12,7 @@ mod suites;
 mod totals;
 mod unit;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -41,6 +43,9 @@ pub(crate) struct Arguments {
     /// How long the API server stays away (part kubernetes)
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=300))]
     outage: u16,
+    /// Takes the agent's image from this archive, and builds none (part cluster)
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
 }
 
 impl Arguments {
@@ -63,12 +68,14 @@ enum Part {
     Image,
     /// The suites on a real Kubernetes API server, which is built the first time; that takes some minutes
     Kubernetes,
+    /// A real cluster: its node is a guest with kubelet and containerd. All servers are built the first time
+    Cluster,
 }
 
 /// Runs them, and says by the exit code whether all is good.
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
-    if arguments.part == Part::Kubernetes {
-        // One guest at most, which asks for its kernel itself.
+    if matches!(arguments.part, Part::Kubernetes | Part::Cluster) {
+        // They need no kernel, or one that they get themselves.
         packages::install(packages::BASE)?;
     } else {
         setup::run(workspace)?;
@@ -79,6 +86,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
         Part::Vm => vm(workspace, arguments)?,
         Part::Image => image::run(workspace, arguments.kernel.first().copied())?,
         Part::Kubernetes => kubernetes::run(workspace, arguments)?,
+        Part::Cluster => cluster::run(workspace, arguments)?,
         Part::All => all(workspace, arguments)?,
     };
     progress::say(if totals.are_good() { "all is good" } else { "NOT all is good, see above" });
@@ -124,7 +132,8 @@ fn all(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
 
 /// The tests that need no more than a kernel.
 fn chosen(workspace: &Workspace, arguments: &Arguments) -> Result<Vec<Program>> {
-    let tests = suites::build(workspace)?.into_iter().filter(|program| !program.needs_kubernetes());
+    let tests = suites::build(workspace, "")?.into_iter();
+    let tests = tests.filter(|program| !program.needs_kubernetes() && !program.is_for_worker());
     Ok(tests.filter(|program| program.is_like(&arguments.suite)).collect())
 }
 

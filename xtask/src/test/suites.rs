@@ -10,6 +10,8 @@ use crate::progress;
 use crate::workspace::Workspace;
 
 const PACKAGE: &str = "redirect-lab";
+/// How the names of programs begin that make a node of a cluster of their guest.
+pub(super) const WORKER: &str = "worker_";
 
 /// One run of a test program.
 #[derive(Clone, Debug)]
@@ -83,12 +85,21 @@ impl Program {
         self.name.starts_with("cluster_")
     }
 
+    /// Whether it makes a node of a cluster of the guest that it runs in.
+    pub(super) fn is_for_worker(&self) -> bool {
+        self.name.starts_with(WORKER)
+    }
+
     /// Whether its name contains the text.
     pub(super) fn is_like(&self, text: &str) -> bool {
         self.name.contains(text)
     }
 
     fn settings(&self, breadth: Breadth, mode: Option<&str>) -> Vec<Setting> {
+        if self.is_for_worker() {
+            let both = [NFT_BRIDGE, Setting { mode: EBPF, ..NFT_PTP }];
+            return both.into_iter().filter(|setting| mode.is_none_or(|mode| mode == setting.mode)).collect();
+        }
         if !self.needs_node() {
             return if self.name.starts_with("netns_") { vec![NFT_PTP, LEGACY_PTP] } else { vec![NFT_PTP] };
         }
@@ -163,6 +174,11 @@ pub(super) fn suites<'a>(
 }
 
 impl Setting {
+    /// How the agent marks packets.
+    pub(super) fn mode(self) -> &'static str {
+        self.mode
+    }
+
     /// As environment variables.
     pub(super) fn variables(self) -> Vec<(&'static str, &'static str)> {
         let Self { backend, topology, mode, tc_attach } = self;
@@ -180,23 +196,23 @@ impl fmt::Display for Suite {
     }
 }
 
-/// Builds the test programs.
-pub(super) fn build(workspace: &Workspace) -> Result<Vec<Program>> {
+/// Builds the test programs whose names begin like this.
+pub(super) fn build(workspace: &Workspace, begin: &str) -> Result<Vec<Program>> {
     progress::say("building the tests");
     let mut command = workspace.cargo();
     // By name: `--tests` would build the unit tests of the library and the programs too.
-    command.args(["test", "--no-run", "--profile", PROFILE, "--package", PACKAGE, "--test", "*"]);
+    command.args(["test", "--no-run", "--profile", PROFILE, "--package", PACKAGE, "--test", &format!("{begin}*")]);
     let artifacts = programs::artifacts(&mut command)?.into_iter().filter(|artifact| artifact.is_integration_test);
     let mut found: Vec<_> = artifacts.map(|artifact| (artifact.name, artifact.executable)).collect();
     found.sort();
     let program = |(number, (name, path))| Program { name, path, number };
     let programs: Vec<Program> = found.into_iter().enumerate().map(program).collect();
-    check_complete(workspace, &programs)?;
+    check_complete(workspace, begin, &programs)?;
     Ok(programs)
 }
 
 /// A file that is no program would be a test that nobody runs.
-fn check_complete(workspace: &Workspace, programs: &[Program]) -> Result<()> {
+fn check_complete(workspace: &Workspace, begin: &str, programs: &[Program]) -> Result<()> {
     let folder = workspace.root().join("tests/tests");
     for entry in fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
         let path = entry?.path();
@@ -205,7 +221,7 @@ fn check_complete(workspace: &Workspace, programs: &[Program]) -> Result<()> {
             continue;
         };
         ensure!(
-            programs.iter().any(|program| name == program.name.as_str()),
+            !name.to_string_lossy().starts_with(begin) || programs.iter().any(|program| name == program.name.as_str()),
             "{} is not built as a test",
             path.display()
         );
@@ -295,6 +311,13 @@ mod tests {
         }
         assert_eq!(settings("node_fallback", Breadth::Matrix(3), EBPF).len(), 1);
         assert_eq!(settings("node_survives", Breadth::Matrix(3), EBPF).len(), 2);
+    }
+
+    #[test]
+    fn a_node_of_a_cluster_is_run_in_either_mode_with_either_topology() {
+        let worker = |mode| settings("worker_mesh", Breadth::Usual, mode);
+        assert_eq!(worker(IPTABLES), [NFT_BRIDGE]);
+        assert_eq!(worker(EBPF), [Setting { mode: EBPF, ..NFT_PTP }]);
     }
 
     #[test]
