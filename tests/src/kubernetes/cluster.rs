@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use redirect_common::names::ANNOTATION_REDIRECTION;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::api::Api;
+use super::api::{self, Api};
 use super::control_plane::{ControlPlane, Options};
-use super::deploy;
+use super::{deploy, objects};
 use crate::agent::AgentOptions;
 use crate::harness;
 use crate::layout::{NODE_IP, NODE_NAME};
@@ -75,6 +75,12 @@ impl Cluster {
     pub fn label_pod(&mut self, name: &str, key: &str, value: Option<&str>) -> Result<Value> {
         self.lab.label_pod(name, key, value)?;
         self.admin.put_pod(self.lab.pod(name)?)
+    }
+
+    /// Sets or removes an annotation of a pod, as a user does.
+    pub fn annotate_pod(&self, name: &str, key: &str, value: Option<&str>) -> Result<Value> {
+        let path = api::path(&objects::pod(self.lab.pod(name)?))?;
+        self.admin.patch(&path, &json!({ "metadata": { "annotations": { key: value } } }))?.good()
     }
 
     /// Gives a namespace these labels and no others.

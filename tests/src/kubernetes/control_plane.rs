@@ -19,8 +19,8 @@ use crate::command::Cmd;
 use crate::netns::Netns;
 use crate::process::Process;
 
-/// How long the API server may take until it is ready; 5 s on an idle machine.
-const READY: Duration = Duration::from_mins(2);
+/// How long the API server may take until it is ready; 5 s on an idle machine, and minutes in an emulated one.
+const READY: Duration = Duration::from_mins(5);
 /// Between two questions whether it is.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long the kernel may take to end a process that was killed.

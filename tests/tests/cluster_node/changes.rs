@@ -29,9 +29,9 @@ pub(crate) fn labels_and_annotations(cluster: &mut Cluster) -> Result<()> {
     cluster.label_pod("app-a", MODE, None)?;
     back(cluster)?;
     // A user's word stands where the agent's stood, and is not taken away.
-    cluster.change_pod("app-a", |pod| drop(pod.annotations.insert(REDIRECTION.to_owned(), "disabled".to_owned())))?;
+    cluster.annotate_pod("app-a", REDIRECTION, Some("disabled"))?;
     out(cluster, Some("disabled"))?;
-    cluster.change_pod("app-a", |pod| drop(pod.annotations.remove(REDIRECTION)))?;
+    cluster.annotate_pod("app-a", REDIRECTION, None)?;
     back(cluster)?;
     // The pod's label is stronger than its namespace's, which comes and goes.
     cluster.label_pod("plain-b", MODE, Some("none"))?;
