@@ -12,6 +12,10 @@ use redirect_lab::worker::{CONF_DIR, PLUGIN_DIR};
 /// What is the agent's, if it is there.
 const FOLDERS: [&str; 4] = [CONF_DIR, PLUGIN_DIR, "/sys/fs/bpf", "/run/redirect"];
 
+/// What an agent leaves in its folder, which is a mount where it is cleaned up: its lock and its sockets. They do nothing without it,
+/// and end with the next boot.
+const LEFT: [&str; 3] = ["/run/redirect/agent.lock", "/run/redirect/agent.sock", "/run/redirect/cni.sock"];
+
 /// A look at it.
 pub(super) struct Node {
     network: Snapshot,
@@ -47,6 +51,9 @@ fn collect(folder: &Path, files: &mut BTreeMap<String, String>) -> Result<()> {
         let path = entry?.path();
         if path.is_dir() {
             collect(&path, files)?;
+            continue;
+        }
+        if LEFT.iter().any(|left| path == Path::new(left)) {
             continue;
         }
         let is_text = path.starts_with(CONF_DIR);

@@ -14,10 +14,11 @@ pub(super) const AGENT: &str = "/apis/apps/v1/namespaces/redirect-system/daemons
 /// That of ztunnel.
 pub(super) const ZTUNNEL: &str = "/apis/apps/v1/namespaces/istio-system/daemonsets/ztunnel";
 
-/// `kubectl apply -k` or `delete -k`.
+/// `kubectl apply -k` or `delete -k`, which does not wait here: the namespace controller looks again after a minute or more.
 pub(super) fn kustomize(worker: &Worker, verb: &str, overlay: &str) -> Result<()> {
     let since = Instant::now();
-    let said = worker.kubectl().args([verb, "-k", &format!("{DEPLOY}/{overlay}")]).run()?;
+    let kubectl = worker.kubectl().args([verb, "-k", &format!("{DEPLOY}/{overlay}")]);
+    let said = if verb == "delete" { kubectl.args(["--wait=false"]).run()? } else { kubectl.run()? };
     println!("{said}kubectl {verb} -k {overlay}: {:.1?}", since.elapsed());
     Ok(())
 }

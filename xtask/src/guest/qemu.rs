@@ -32,7 +32,8 @@ pub(super) fn command(guest: &Guest, initramfs: &Path) -> Command {
     command.args(["-chardev", "socket,id=port,fd=1", "-device", "virtio-serial-pci"]);
     command.args(["-device", &format!("virtserialport,chardev=port,nr={PORT}")]);
     if guest.network {
-        command.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]);
+        // Without router advertisements, by which the guest's addresses and routes would have a running lifetime.
+        command.args(["-netdev", "user,id=net,ipv6=off", "-device", "virtio-net-pci,netdev=net,romfile="]);
     }
     command
 }

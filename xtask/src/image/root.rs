@@ -33,12 +33,21 @@ pub(super) fn add(root: &Path, recipe: &Recipe, files: &[PathBuf]) -> Result<()>
         fs::create_dir_all(root.join(folder)).with_context(|| format!("create /{folder}"))?;
     }
     fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
+    link_run(root)
+}
+
+/// Runtimes name network namespaces by `/var/run/netns`, and `deploy/` mounts them at `/run/netns`. The package base-files has a
+/// folder there, which its installation replaces; here nothing is installed.
+fn link_run(root: &Path) -> Result<()> {
     let run = root.join("var/run");
-    if run.symlink_metadata().is_err() {
-        fs::create_dir_all(root.join("var"))?;
-        symlink("../run", run).context("link /var/run")?;
+    if run.is_symlink() {
+        return Ok(());
     }
-    Ok(())
+    if run.exists() {
+        fs::remove_dir(&run).context("remove the folder /var/run")?;
+    }
+    fs::create_dir_all(root.join("var"))?;
+    symlink("../run", run).context("link /var/run")
 }
 
 /// Writes a file, and the folders it is in.
