@@ -20,16 +20,26 @@ use crate::proxy::{Record, read};
 /// Source ports of the clients: below those that the kernel chooses (`ip_local_port_range`), so that a segment from one of
 /// them is the client's own, and not its connection onward from the proxy.
 pub const CLIENT_PORTS: Range<u16> = 20_000..32_000;
-/// For one stream. No port is used twice in a process: a connection of the same ends may not be forgotten everywhere.
-const PORTS: u16 = 1000;
+/// The first that no stream has. No port is used twice in a process: a connection of the same ends may not be forgotten everywhere.
 static NEXT_PORT: AtomicU16 = AtomicU16::new(CLIENT_PORTS.start);
-/// Between two connections of a stream, and between two messages on a long connection: so that the emulated processor has
-/// time for the rest.
-const PAUSE: Duration = Duration::from_millis(20);
+/// For what takes some seconds.
+const BRISK: Pace = Pace { ports: 1000, pause: Duration::from_millis(20) };
+/// For what takes minutes.
+const LASTING: Pace = Pace { ports: 5000, pause: Duration::from_millis(100) };
 /// How long a long connection may be silent: what was lost is sent again, and the guest may not run for seconds.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long [`Traffic::wait_for_more`] waits for one connection.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How often a stream connects, and for how long it can.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// For one stream, each for one connection.
+    ports: u16,
+    /// Between two connections, and between two messages on a long connection: so that the emulated processor has time for the
+    /// rest.
+    pause: Duration,
+}
 
 /// Who speaks with whom, and what the proxy must see of it.
 #[derive(Clone, Debug)]
@@ -86,21 +96,30 @@ pub struct Report {
 }
 
 impl Traffic {
-    /// Starts streams from and to the meshed pod `app-a`, whose proxy is the pod `proxy`.
+    /// Starts streams from and to the meshed pod `app-a`, whose proxy is the pod `proxy`, for some seconds.
     pub fn start(lab: &Lab, proxy: &str) -> Result<Self> {
+        Self::at(BRISK, lab, proxy)
+    }
+
+    /// Starts the same streams at a pace that they keep up for minutes. There are ports for it once in a process.
+    pub fn start_lasting(lab: &Lab, proxy: &str) -> Result<Self> {
+        Self::at(LASTING, lab, proxy)
+    }
+
+    fn at(pace: Pace, lab: &Lab, proxy: &str) -> Result<Self> {
         let shared = Arc::new(Shared::default());
         let mut traffic = Self { shared, threads: Vec::new(), log: lab.proxy_log(proxy) };
         for stream in streams(lab)? {
-            let first = NEXT_PORT.fetch_add(PORTS, Ordering::Relaxed);
-            ensure!(first < CLIENT_PORTS.end, "all ports were used");
+            let first = NEXT_PORT.fetch_add(pace.ports, Ordering::Relaxed);
+            ensure!(first + pace.ports <= CLIENT_PORTS.end, "all ports were used");
             let long = SocketAddrV4::new(*stream.source.ip(), first);
             let session = Session::open_from(&stream.from, stream.to, long);
             let mut session = session.with_context(|| format!("the long connection {}", stream.name))?;
             session.be_patient(SILENCE)?;
             let (shared, name) = (traffic.shared.clone(), stream.name);
-            traffic.threads.push(thread::spawn(move || keep_talking(&shared, name, session)));
+            traffic.threads.push(thread::spawn(move || keep_talking(&shared, name, session, pace)));
             let shared = traffic.shared.clone();
-            traffic.threads.push(thread::spawn(move || keep_connecting(&shared, &stream, first + 1..first + PORTS)));
+            traffic.threads.push(thread::spawn(move || keep_connecting(&shared, &stream, first + 1, pace)));
         }
         Ok(traffic)
     }
@@ -118,7 +137,7 @@ impl Traffic {
             let before = made.clone();
             let waited = self.shared.changed.wait_timeout_while(state, PATIENCE, |state| state.made == before);
             let (next, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-            ensure!(!timeout.timed_out(), "the clients do not go on");
+            ensure!(!timeout.timed_out(), "the clients do not go on: {before:?}, {:?}", next.broken);
             state = next;
         }
     }
@@ -192,18 +211,19 @@ fn streams(lab: &Lab) -> Result<[Stream; 2]> {
     ])
 }
 
-fn keep_connecting(shared: &Shared, stream: &Stream, ports: Range<u16>) {
-    for port in ports {
+fn keep_connecting(shared: &Shared, stream: &Stream, first: u16, pace: Pace) {
+    for port in (first..).take(usize::from(pace.ports) - 1) {
         let client = SocketAddrV4::new(*stream.source.ip(), port);
         let outcome = once(stream, client).map_err(|error| format!("{error:#}"));
         let mut state = shared.lock();
         state.attempts.push(Attempt { stream: stream.clone(), client, outcome });
         *state.made.entry(stream.name).or_default() += 1;
         shared.changed.notify_all();
-        if shared.pause(state) {
+        if shared.pause(state, pace) {
             return;
         }
     }
+    shared.lock().broken.push(format!("{}: it went on for longer than its ports last", stream.name));
 }
 
 fn once(stream: &Stream, client: SocketAddrV4) -> Result<()> {
@@ -215,7 +235,7 @@ fn once(stream: &Stream, client: SocketAddrV4) -> Result<()> {
     Ok(())
 }
 
-fn keep_talking(shared: &Shared, name: &str, mut session: Session) {
+fn keep_talking(shared: &Shared, name: &str, mut session: Session, pace: Pace) {
     loop {
         let said = session.echo();
         let mut state = shared.lock();
@@ -223,7 +243,7 @@ fn keep_talking(shared: &Shared, name: &str, mut session: Session) {
             state.broken.push(format!("{name}: {error:#}"));
             return;
         }
-        if shared.pause(state) {
+        if shared.pause(state, pace) {
             return;
         }
     }
@@ -246,8 +266,8 @@ impl Shared {
     }
 
     /// Waits a little; whether it is time to stop.
-    fn pause(&self, state: std::sync::MutexGuard<'_, State>) -> bool {
-        let waited = self.changed.wait_timeout_while(state, PAUSE, |state| !state.stop);
+    fn pause(&self, state: std::sync::MutexGuard<'_, State>, pace: Pace) -> bool {
+        let waited = self.changed.wait_timeout_while(state, pace.pause, |state| !state.stop);
         waited.unwrap_or_else(PoisonError::into_inner).0.stop
     }
 }

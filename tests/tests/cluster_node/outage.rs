@@ -29,7 +29,7 @@ const ENOUGH: usize = 4;
 pub(crate) fn away(cluster: &mut Cluster) -> Result<()> {
     let seconds = env::var(SECONDS).unwrap_or_else(|_| "15".to_owned());
     let outage = Duration::from_secs(seconds.parse().with_context(|| format!("{SECONDS}={seconds}"))?);
-    let traffic = Traffic::start(&cluster.lab, ZTUNNEL)?;
+    let traffic = Traffic::start_lasting(&cluster.lab, ZTUNNEL)?;
     traffic.wait_for_more(ENOUGH)?;
     let before = meshed(&cluster.lab)?;
 
