@@ -81,7 +81,7 @@ impl Network<'_> {
             .env("CNI_CONTAINERID", container)
             .env("CNI_NETNS", pod.path())
             .env("CNI_IFNAME", POD_LINK)
-            .env("CNI_PATH", &dir)
+            .env("CNI_PATH", plugin_path())
             .stdin(self.configuration().to_string())
             .run()
     }
@@ -106,6 +106,11 @@ impl Network<'_> {
         }
         configuration
     }
+}
+
+/// `CNI_PATH`, a list.
+pub(crate) fn plugin_path() -> String {
+    PLUGIN_DIRS.join(":")
 }
 
 pub(crate) fn plugin_dir(topology: Topology) -> Result<PathBuf> {

@@ -1,5 +1,8 @@
-//! What our plugin adds to the start of a pod: starts by `ptp` or `bridge` alone and by the whole chain in turn, so that what
-//! disturbs the machine disturbs both alike.
+//! What our plugin adds to the start of a pod: starts by `ptp` alone and by the whole chain in turn, so that what disturbs the machine
+//! disturbs both alike.
+//!
+//! On a kernel without GENEVE there is no ztunnel, and so no meshed pod starts: the pods that are measured are in no mesh then. For
+//! those, too, the plugin asks the agent and the agent looks at the node before it answers.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -8,22 +11,45 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::agent::AgentOptions;
+use crate::enrolment::{self, Spread};
 use crate::lab::Lab;
+use crate::layout::{MESH_NAMESPACE, PLAIN_NAMESPACE};
+use crate::mode::Mode;
 use crate::pod::Pod;
 use crate::runtime::{Chain, Sandbox, leases};
 
 /// How long the agent may take to hear of a pod.
 const NOTICE: Duration = Duration::from_secs(30);
 
-/// Durations of starts, in the order in which they were measured.
-#[derive(Clone, Debug, Default, Serialize)]
+/// Starts in both modes.
+#[derive(Debug, Serialize)]
 pub struct Figures {
+    /// Whether the pods were in the mesh.
+    pub meshed: bool,
+    /// Of each kind of start, in each mode.
+    pub starts: usize,
+    /// A mode each.
+    pub modes: Vec<Starts>,
+}
+
+/// How long starts took in one mode.
+#[derive(Debug, Serialize)]
+pub struct Starts {
+    mode: String,
     /// Of the plugin that makes the interface, in a list of its own.
-    pub alone: Vec<Duration>,
+    alone: Spread,
     /// Of the whole list.
-    pub chain: Vec<Duration>,
+    chain: Spread,
     /// Of our plugin in it.
-    pub added: Vec<Duration>,
+    added: Spread,
+}
+
+#[derive(Default)]
+struct Times {
+    alone: Vec<Duration>,
+    chain: Vec<Duration>,
+    added: Vec<Duration>,
 }
 
 /// The network of a lab's own pods, with our plugin behind it.
@@ -40,24 +66,44 @@ pub fn chain(lab: &Lab) -> Chain {
     }
 }
 
-/// Starts pods of a namespace, as many in either way.
-pub fn measure(lab: &Lab, namespace: &str, rounds: usize) -> Result<Figures> {
+/// Starts `rounds` pods in either way, in each mode.
+pub fn measure(rounds: usize) -> Result<Figures> {
+    let meshed = enrolment::has_geneve();
+    let mut modes = Vec::new();
+    for mode in enrolment::MODES {
+        let mut lab = enrolment::lab(meshed)?;
+        lab.start_agent(&AgentOptions::default().in_mode(mode).arg("--no-fallback"))?;
+        enrolment::settle(&lab)?;
+        let times = starts(&lab, if meshed { MESH_NAMESPACE } else { PLAIN_NAMESPACE }, rounds)?;
+        modes.push(times.spread(mode));
+    }
+    Ok(Figures { meshed, starts: rounds, modes })
+}
+
+fn starts(lab: &Lab, namespace: &str, rounds: usize) -> Result<Times> {
     let with = chain(lab);
     let without = Chain { redirects: false, ..with.clone() };
-    let mut figures = Figures::default();
+    let mut times = Times::default();
     for round in 0..rounds {
         // Which of the two is first changes, too.
         for redirects in [round % 2 == 0, round % 2 == 1] {
             if redirects {
                 let (chain, added) = one(lab, &with, namespace, round)?;
-                figures.chain.push(chain);
-                figures.added.push(added);
+                times.chain.push(chain);
+                times.added.push(added);
             } else {
-                figures.alone.push(one(lab, &without, namespace, round)?.0);
+                times.alone.push(one(lab, &without, namespace, round)?.0);
             }
         }
     }
-    Ok(figures)
+    Ok(times)
+}
+
+impl Times {
+    fn spread(&self, mode: Mode) -> Starts {
+        let Self { alone, chain, added } = self;
+        Starts { mode: mode.to_string(), alone: Spread::of(alone), chain: Spread::of(chain), added: Spread::of(added) }
+    }
 }
 
 /// The agent has heard of the pod before: how late the API server's watch is, is no figure of the plugin's.
@@ -86,38 +132,14 @@ fn one(lab: &Lab, chain: &Chain, namespace: &str, round: usize) -> Result<(Durat
 /// As a table.
 #[must_use]
 pub fn render(figures: &Figures) -> String {
-    let mut text = format!("{:<34}{:>8}{:>12}{:>12}\n", "ADD", "starts", "median", "p99");
-    let Figures { alone, chain, added } = figures;
-    for (name, durations) in
-        [("the interface's plugin alone", alone), ("the chain with redirect-cni", chain), ("redirect-cni in it", added)]
-    {
-        let at = |share| milliseconds(quantile(durations, share));
-        let _ = writeln!(text, "{name:<34}{:>8}{:>12}{:>12}", durations.len(), at(50), at(99));
+    let Figures { meshed, starts, modes } = figures;
+    let of = if *meshed { "in the mesh" } else { "that are not in the mesh" };
+    let mut text = format!("{starts} starts each of pods {of}\n\n");
+    let _ = writeln!(text, "{:<30}{:>10}{:>10}{:>10}{:>10}", "ADD", "min ms", "p50 ms", "p99 ms", "max ms");
+    for Starts { mode, alone, chain, added } in modes {
+        for (what, spread) in [("ptp alone", alone), ("ptp and redirect-cni", chain), ("redirect-cni in it", added)] {
+            let _ = writeln!(text, "{:<30}{}", format!("{mode:<10}{what}"), spread.columns());
+        }
     }
     text
-}
-
-fn quantile(durations: &[Duration], percent: usize) -> Duration {
-    let mut sorted = durations.to_vec();
-    sorted.sort_unstable();
-    let at = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
-    sorted.get(at).copied().unwrap_or_default()
-}
-
-fn milliseconds(duration: Duration) -> String {
-    format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_are_of_what_was_measured() {
-        let hundred: Vec<_> = (1..=100).rev().map(Duration::from_millis).collect();
-        assert_eq!(quantile(&hundred, 50), Duration::from_millis(50));
-        assert_eq!(quantile(&hundred, 99), Duration::from_millis(99));
-        assert_eq!(quantile(&hundred[..1], 99), Duration::from_millis(100));
-        assert_eq!(quantile(&[], 50), Duration::ZERO);
-    }
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::binaries;
-use crate::cni::{Topology, plugin_dir};
+use crate::cni::{Topology, plugin_dir, plugin_path};
 use crate::command::{Cmd, Output};
 use crate::layout::{BRIDGE, POD_LINK, POD_SUBNET};
 use crate::netns::Netns;
@@ -123,7 +123,7 @@ impl Chain {
     pub fn interface(&self, command: &str, sandbox: &Sandbox, previous: Option<&Value>) -> Result<Value> {
         let dir = plugin_dir(self.topology)?;
         let name = self.topology.to_string();
-        let mut call = Cmd::new(dir.join(&name)).netns(&self.node).env("CNI_PATH", &dir);
+        let mut call = Cmd::new(dir.join(&name)).netns(&self.node);
         for (key, value) in self.environment(command, sandbox) {
             call = call.env(key, value);
         }
@@ -145,7 +145,7 @@ impl Chain {
         let mut network = self.network("1.1.0", None);
         let valid = valid.iter().map(|sandbox| json!({ "containerID": sandbox.container, "ifname": POD_LINK }));
         network["cni.dev/valid-attachments"] = valid.collect();
-        let environment = [("CNI_COMMAND", command.to_owned()), ("CNI_PATH", "/opt/cni/bin".to_owned())];
+        let environment = [("CNI_COMMAND", command.to_owned()), ("CNI_PATH", plugin_path())];
         said(&self.run(network.to_string(), &environment)?).with_context(|| format!("{PLUGIN} {command}"))
     }
 
@@ -167,7 +167,7 @@ impl Chain {
             ("CNI_NETNS", sandbox.netns.path().display().to_string()),
             ("CNI_IFNAME", POD_LINK.to_owned()),
             ("CNI_ARGS", sandbox.arguments.clone()),
-            ("CNI_PATH", "/opt/cni/bin".to_owned()),
+            ("CNI_PATH", plugin_path()),
         ]
     }
 

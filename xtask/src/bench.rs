@@ -48,6 +48,15 @@ enum What {
         #[arg(long)]
         events: Option<u16>,
     },
+    /// What the CNI plugin adds to the start of a pod, in both modes
+    Cni {
+        /// `text` or `json`
+        #[arg(long, default_value = "text")]
+        output: String,
+        /// Starts in either way, in each mode
+        #[arg(long)]
+        rounds: Option<u16>,
+    },
 }
 
 /// Measures it and writes the figures.
@@ -75,11 +84,12 @@ impl What {
         match self {
             Self::Program { .. } => &["bpf", "bench"],
             Self::Enrolment { .. } => &["enrolment"],
+            Self::Cni { .. } => &["starts"],
         }
     }
 
     fn output(&self) -> &str {
-        let (Self::Program { output, .. } | Self::Enrolment { output, .. }) = self;
+        let (Self::Program { output, .. } | Self::Enrolment { output, .. } | Self::Cni { output, .. }) = self;
         output
     }
 
@@ -91,6 +101,7 @@ impl What {
             Self::Enrolment { pods, rounds, events, .. } => {
                 vec![("--pods", wide(pods)), ("--rounds", wide(rounds)), ("--events", wide(events))]
             }
+            Self::Cni { rounds, .. } => vec![("--rounds", wide(rounds))],
         }
     }
 }

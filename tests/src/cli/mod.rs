@@ -5,6 +5,7 @@ mod cluster;
 mod connect;
 mod enrolment;
 mod pods;
+mod starts;
 mod watch;
 
 use std::ffi::OsString;
@@ -22,10 +23,10 @@ use crate::cni::Topology;
 use crate::demo::{SETTLE, ZTUNNEL, demo};
 use crate::lab::Lab;
 use crate::lack::Lack;
-use crate::layout::{DEFAULT_PREFIX, MESH_NAMESPACE};
+use crate::layout::DEFAULT_PREFIX;
 use crate::mode::{ATTACH_VARIABLE, Attach, MODE_VARIABLE, Mode};
 use crate::state::Options;
-use crate::{cni_bench, image, proxy, serve, table};
+use crate::{image, proxy, serve, table};
 
 /// A Kubernetes node made of network namespaces, to see and test traffic redirection on.
 ///
@@ -90,15 +91,6 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
-    /// How long pods of the lab that stands take to start, with and without our CNI plugin
-    BenchCni {
-        /// Starts in either way
-        #[arg(long, default_value_t = 100)]
-        rounds: usize,
-        /// Namespace of the pods; without ztunnel only those that are not in the mesh start
-        #[arg(long, default_value = MESH_NAMESPACE)]
-        namespace: String,
-    },
     /// Figures about the programs in the kernel (`cargo xtask` asks for them)
     #[command(hide = true)]
     Bpf {
@@ -108,6 +100,9 @@ enum Command {
     /// What it costs to enrol pods (`cargo xtask bench` asks for it)
     #[command(hide = true)]
     Enrolment(enrolment::EnrolmentArgs),
+    /// What our CNI plugin adds to the start of a pod (`cargo xtask bench` asks for it)
+    #[command(hide = true)]
+    Starts(starts::StartsArgs),
     /// Run a program where bpf(2) fails with EPERM (the lab starts agents so)
     #[command(name = Lack::Bpf.subcommand(), hide = true)]
     WithoutBpf {
@@ -258,13 +253,9 @@ fn run(cli: Cli) -> Result<()> {
         Command::Table => show_table(&Lab::open(prefix)?),
         Command::Agent { command } => agent(&mut Lab::open(prefix)?, command),
         Command::Demo { node, all } => demos(prefix, &node, all),
-        Command::BenchCni { rounds, namespace } => {
-            let figures = cni_bench::measure(&Lab::open(prefix)?, &namespace, rounds)?;
-            print!("{}", cni_bench::render(&figures));
-            Ok(())
-        }
         Command::Bpf { command } => bpf::run(&command),
         Command::Enrolment(args) => enrolment::run(args),
+        Command::Starts(args) => starts::run(args),
         Command::WithoutBpf { command } => Lack::Bpf.exec(&command).map(|never| match never {}),
         Command::WithoutBpffs { command } => Lack::Bpffs.exec(&command).map(|never| match never {}),
         Command::InImage { root, command } => image::exec(&root, &command).map(|never| match never {}),

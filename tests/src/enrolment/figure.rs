@@ -19,7 +19,7 @@ pub struct Spread {
 
 impl Spread {
     /// Of these times; zero if there are none.
-    pub(super) fn of(times: &[Duration]) -> Self {
+    pub(crate) fn of(times: &[Duration]) -> Self {
         let mut sorted: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1000.0).collect();
         sorted.sort_by(f64::total_cmp);
         let at = |percent: usize| sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1)));
@@ -27,7 +27,7 @@ impl Spread {
         Self { min: at(0), p50: at(50), p99: at(99), max: at(100) }
     }
 
-    pub(super) fn columns(&self) -> String {
+    pub(crate) fn columns(&self) -> String {
         format!("{:>10.2}{:>10.2}{:>10.2}{:>10.2}", self.min, self.p50, self.p99, self.max)
     }
 }

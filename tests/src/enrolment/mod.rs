@@ -45,7 +45,7 @@ pub struct Figures {
 }
 
 /// Both modes by turns, so that what disturbs the machine disturbs both.
-const MODES: [Mode; 2] = [Mode::Ebpf, Mode::Iptables];
+pub(crate) const MODES: [Mode; 2] = [Mode::Ebpf, Mode::Iptables];
 
 /// Measures all of it.
 pub fn measure(effort: Effort) -> Result<Figures> {
@@ -66,7 +66,8 @@ pub fn measure(effort: Effort) -> Result<Figures> {
     Ok(Figures { tunnels, cold, single })
 }
 
-fn lab(tunnels: bool) -> Result<ScopedLab> {
+/// A node, with ztunnel if there can be tunnels.
+pub(crate) fn lab(tunnels: bool) -> Result<ScopedLab> {
     let mut lab = ScopedLab::up(options("enrolment")?)?;
     if !tunnels {
         lab.remove_pod(ZTUNNEL)?;
@@ -74,13 +75,14 @@ fn lab(tunnels: bool) -> Result<ScopedLab> {
     Ok(lab)
 }
 
-fn has_geneve() -> bool {
+/// Whether this kernel has tunnels.
+pub(crate) fn has_geneve() -> bool {
     let probe = "ip link add redirect-probe type geneve id 1 remote 192.0.2.1";
     Cmd::line(&format!("unshare --net {probe}")).run().is_ok()
 }
 
 /// The agent has nothing left to do.
-fn settle(lab: &Lab) -> Result<()> {
+pub(crate) fn settle(lab: &Lab) -> Result<()> {
     lab.wait_until(crate::demo::SETTLE, "settled", |status| status.settled).map(drop)
 }
 
