@@ -2,9 +2,10 @@
 //!
 //! A file that cannot be read keeps what it last said: a half-written manifest must not take pods out of the mesh.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use futures_util::StreamExt as _;
-use inotify::{Inotify, WatchMask};
+use inotify::{Event, Inotify, WatchMask};
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -25,7 +26,7 @@ const FILE_LIMIT: u64 = 16 << 20;
 /// Files beyond this number are reported and left out.
 const FILES_LIMIT: usize = 20_000;
 
-/// How often the folder is looked at without an event.
+/// How often all of the folder is looked at, whatever events say.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// What one file said.
@@ -52,9 +53,29 @@ pub(crate) fn watch(directory: PathBuf, tasks: &mut JoinSet<()>) -> anyhow::Resu
     tasks.spawn(async move {
         // What is wrong with the folder is in the snapshot, as of the moment when it was read.
         let _well = well;
-        let mut folder = Folder { directory, last: BTreeMap::new() };
+        let mut folder = Folder::new(directory);
+        let mut look = tokio::time::interval(LOOK);
         loop {
-            let snapshot = Arc::new(folder.read());
+            tokio::select! {
+                () = sender.closed() => return,
+                // The first tick is at once. A folder that was removed and made anew has no watch: look, and watch what is
+                // there now.
+                _ = look.tick() => {
+                    drop(events.watches().add(&folder.directory, mask));
+                    folder.look();
+                }
+                event = events.next() => match event {
+                    Some(Ok(Event { name: Some(name), .. })) => folder.look_at(&name),
+                    // Some that did not fit were lost, or the folder itself has changed.
+                    Some(Ok(_)) => folder.look(),
+                    Some(Err(_)) | None => {
+                        tracing::warn!("inotify failed; the folder of manifests is looked at every few seconds");
+                        tokio::time::sleep(LOOK).await;
+                        folder.look();
+                    }
+                },
+            }
+            let snapshot = Arc::new(folder.snapshot());
             sender.send_if_modified(|current| {
                 let changed = current.as_deref() != Some(&*snapshot);
                 if changed {
@@ -62,89 +83,121 @@ pub(crate) fn watch(directory: PathBuf, tasks: &mut JoinSet<()>) -> anyhow::Resu
                 }
                 changed
             });
-            tokio::select! {
-                () = sender.closed() => return,
-                event = events.next() => if !matches!(event, Some(Ok(_))) {
-                    tracing::warn!("inotify failed; the folder of manifests is looked at every few seconds");
-                    tokio::time::sleep(LOOK).await;
-                },
-                // A folder that was removed and made anew has no watch: look, and watch what is there now.
-                () = tokio::time::sleep(LOOK) => drop(events.watches().add(&folder.directory, mask)),
-            }
         }
     });
     Ok(Source { snapshots, health, annotations: None })
 }
 
-/// The folder, and what each file said when it could last be read.
+/// The folder, and what each of its files says. Looking at one file does not cost looking at all: there may be one for each pod.
 struct Folder {
     directory: PathBuf,
-    last: BTreeMap<PathBuf, Manifest>,
+    files: BTreeMap<OsString, Entry>,
+    /// What is wrong with the folder itself.
+    problem: Option<String>,
+}
+
+/// A file.
+#[derive(Default)]
+struct Entry {
+    /// What it said when it could last be read.
+    last: Option<Manifest>,
+    /// Why it cannot be read now.
+    error: Option<String>,
 }
 
 impl Folder {
-    fn read(&mut self) -> Snapshot {
-        let mut snapshot = Snapshot::default();
-        let mut files = match list(&self.directory) {
-            Ok(files) => files,
-            Err(error) => {
-                snapshot
-                    .problems
-                    .push(Problem::new(format!("folder {}", self.directory.display()), format!("{error:#}")));
-                self.last.keys().cloned().collect()
-            }
-        };
-        if files.len() > FILES_LIMIT {
-            let message = format!("has {} files; those beyond {FILES_LIMIT} are left out", files.len());
-            snapshot.problems.push(Problem::new(format!("folder {}", self.directory.display()), message));
-            files.truncate(FILES_LIMIT);
+    fn new(directory: PathBuf) -> Self {
+        Self { directory, files: BTreeMap::new(), problem: None }
+    }
+
+    /// Looks at all files. Where the folder cannot be listed, those stay that were known.
+    fn look(&mut self) {
+        self.problem = None;
+        let mut names = list(&self.directory).unwrap_or_else(|error| {
+            self.problem = Some(format!("{error:#}"));
+            self.files.keys().cloned().collect()
+        });
+        if names.len() > FILES_LIMIT {
+            self.problem = Some(format!("has {} files; those beyond {FILES_LIMIT} are left out", names.len()));
+            names = names.into_iter().take(FILES_LIMIT).collect();
         }
-        self.last.retain(|path, _| files.contains(path));
-        for path in files {
-            self.read_file(&path, &mut snapshot);
+        self.files.retain(|name, _| names.contains(name));
+        for name in names {
+            self.read(name);
+        }
+    }
+
+    /// Looks at a file that has come, changed or gone. Where files are left out, that may concern others too.
+    fn look_at(&mut self, name: &OsStr) {
+        // The files of a mounted ConfigMap lead through one link, `..data`, which is all that changes.
+        let concerns_all = name.as_encoded_bytes().starts_with(b"..");
+        if concerns_all || self.problem.is_some() || self.files.len() >= FILES_LIMIT {
+            return self.look();
+        }
+        if !is_manifest(Path::new(name)) {
+            return;
+        }
+        match fs::symlink_metadata(self.directory.join(name)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => drop(self.files.remove(name)),
+            _ => self.read(name.to_owned()),
+        }
+    }
+
+    fn read(&mut self, name: OsString) {
+        let outcome = read_text(&self.directory.join(&name)).and_then(|text| parse(&text));
+        let entry = self.files.entry(name).or_default();
+        match outcome {
+            Ok(manifest) => *entry = Entry { last: Some(manifest), error: None },
+            Err(error) => {
+                let kept = if entry.last.is_some() { "; what it said before stays in force" } else { "" };
+                entry.error = Some(format!("cannot be read: {error:#}{kept}"));
+            }
+        }
+    }
+
+    /// What all of them say together.
+    fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        let folder = format!("folder {}", self.directory.display());
+        snapshot.problems.extend(self.problem.iter().map(|problem| Problem::new(&folder, problem)));
+        for (name, Entry { last, error }) in &self.files {
+            let manifest = last.iter();
+            snapshot.namespaces.extend(manifest.clone().flat_map(|manifest| manifest.namespaces.iter().cloned()));
+            snapshot.pods.extend(manifest.clone().flat_map(|manifest| manifest.pods.iter().cloned()));
+            let problems = error.iter().chain(manifest.flat_map(|manifest| &manifest.problems));
+            let object = format!("file {}", name.to_string_lossy());
+            snapshot.problems.extend(problems.map(|problem| Problem::new(&object, problem)));
         }
         snapshot
     }
-
-    fn read_file(&mut self, path: &Path, snapshot: &mut Snapshot) {
-        let object = format!("file {}", path.file_name().unwrap_or_default().to_string_lossy());
-        match read_text(path).and_then(|text| parse(&text)) {
-            Ok(manifest) => drop(self.last.insert(path.to_owned(), manifest)),
-            Err(error) => {
-                let kept = if self.last.contains_key(path) { "; what it said before stays in force" } else { "" };
-                snapshot.problems.push(Problem::new(&object, format!("cannot be read: {error:#}{kept}")));
-            }
-        }
-        if let Some(manifest) = self.last.get(path) {
-            snapshot.namespaces.extend(manifest.namespaces.iter().cloned());
-            snapshot.pods.extend(manifest.pods.iter().cloned());
-            snapshot.problems.extend(manifest.problems.iter().map(|problem| Problem::new(&object, problem)));
-        }
-    }
 }
 
-/// The folder's manifests by name. Hidden files are somebody's temporary ones.
-fn list(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
+/// The folder's manifests by name.
+fn list(directory: &Path) -> anyhow::Result<BTreeSet<OsString>> {
+    let mut names = BTreeSet::new();
     for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-        let manifest = path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml" || ext == "json");
-        if manifest && !hidden {
-            files.push(path);
+        let name = entry?.file_name();
+        if is_manifest(Path::new(&name)) {
+            names.insert(name);
         }
     }
-    files.sort();
-    Ok(files)
+    Ok(names)
+}
+
+/// Hidden files are somebody's temporary ones.
+fn is_manifest(name: &Path) -> bool {
+    let hidden = name.as_os_str().as_encoded_bytes().starts_with(b".");
+    !hidden && name.extension().is_some_and(|ext| ext == "yaml" || ext == "yml" || ext == "json")
 }
 
 fn read_text(path: &Path) -> anyhow::Result<String> {
     // Without O_NONBLOCK a named pipe would keep us waiting for a writer.
     let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         bail!("is not a regular file");
     }
-    let mut text = String::new();
+    let mut text = String::with_capacity(usize::try_from(metadata.len().min(FILE_LIMIT))? + 1);
     file.take(FILE_LIMIT + 1).read_to_string(&mut text)?;
     if text.len() as u64 > FILE_LIMIT {
         bail!("is larger than {} MiB", FILE_LIMIT >> 20);
@@ -254,16 +307,46 @@ mod tests {
     fn a_broken_file_keeps_what_it_said() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pods.yaml");
-        let mut folder = Folder { directory: directory.path().to_owned(), last: BTreeMap::new() };
+        let mut folder = Folder::new(directory.path().to_owned());
         fs::write(&path, TWO).unwrap();
         fs::write(directory.path().join(".hidden.yaml"), "{").unwrap();
-        assert_eq!(folder.read().pods.len(), 1);
+        folder.look();
+        assert_eq!(folder.snapshot().pods.len(), 1);
         fs::write(&path, "kind: [").unwrap();
-        let snapshot = folder.read();
+        folder.look();
+        let snapshot = folder.snapshot();
         assert_eq!((snapshot.pods.len(), snapshot.problems.len()), (1, 1));
         assert_eq!(snapshot.problems[0].object, "file pods.yaml");
         fs::remove_file(&path).unwrap();
-        assert_eq!(folder.read(), Snapshot::default());
+        folder.look();
+        assert_eq!(folder.snapshot(), Snapshot::default());
+    }
+
+    #[test]
+    fn an_event_is_about_one_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut folder = Folder::new(directory.path().to_owned());
+        let names = ["a.yaml", "b.yaml", ".c.yaml", "d.txt"];
+        for name in names {
+            fs::write(directory.path().join(name), TWO).unwrap();
+            folder.look_at(OsStr::new(name));
+        }
+        assert_eq!(folder.snapshot().pods.len(), 2);
+        fs::write(directory.path().join("a.yaml"), "kind: [").unwrap();
+        fs::write(directory.path().join("b.yaml"), "").unwrap();
+        folder.look_at(OsStr::new("b.yaml"));
+        assert_eq!(
+            (folder.snapshot().pods.len(), folder.snapshot().problems.len()),
+            (1, 0),
+            "a has not been looked at"
+        );
+        fs::remove_file(directory.path().join("b.yaml")).unwrap();
+        folder.look_at(OsStr::new("b.yaml"));
+        folder.look_at(OsStr::new("a.yaml"));
+        assert_eq!(folder.snapshot().problems[0].object, "file a.yaml");
+        fs::write(directory.path().join("a.yaml"), "").unwrap();
+        folder.look_at(OsStr::new("..data"));
+        assert_eq!(folder.snapshot(), Snapshot::default());
     }
 
     #[test]
