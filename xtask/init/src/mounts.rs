@@ -1,6 +1,7 @@
 //! The file systems of a node.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
@@ -23,6 +24,10 @@ const MOUNTS: [(&str, &str, Option<&str>); 11] = [
 /// What tools expect to find.
 const FOLDERS: [&str; 3] = ["/run/lock", "/run/netns", "/var/lib/cni"];
 
+/// A process's own open files, as on any node: where TOMOYO is on, Linux before 6.1 runs a program by its descriptor only if it finds
+/// it here (`tomoyo_find_next_domain`, `security/tomoyo/domain.c`), and that is how runc runs itself.
+const LINKS: [(&str, &str); 1] = [("/dev/fd", "/proc/self/fd")];
+
 /// Mounts them all.
 pub(crate) fn mount_all() -> Result<()> {
     for (place, kind, options) in MOUNTS {
@@ -34,6 +39,9 @@ pub(crate) fn mount_all() -> Result<()> {
     }
     for folder in FOLDERS {
         fs::create_dir_all(folder).with_context(|| format!("create {folder}"))?;
+    }
+    for (link, target) in LINKS {
+        symlink(target, link).with_context(|| format!("create {link}"))?;
     }
     Ok(())
 }
