@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -24,8 +25,8 @@ use crate::traffic::CLIENT_PORTS;
 
 /// Pods that start at a time.
 const WORKERS: usize = 3;
-/// Kubelet tries again for ever.
-const TRIES: usize = 5;
+/// Kubelet tries again for ever. A pod that has not started by then does not start.
+const PATIENCE: Duration = Duration::from_mins(3);
 /// As many ended pods are still shown to the agent: their addresses are given to others meanwhile.
 const LINGERING: usize = 6;
 
@@ -157,8 +158,8 @@ impl Starter {
     }
 
     fn start(&self, shared: &Shared, number: usize, pod: &Pod, late: bool) -> Result<((Sandbox, Socket), Value)> {
-        let mut last = None;
-        for attempt in 0..TRIES {
+        let (since, mut attempt) = (Instant::now(), 0);
+        loop {
             let sandbox = Sandbox::create(&format!("{}-first-{number}-{attempt}", self.prefix), pod)?;
             let socket = waiting(&sandbox.netns)?;
             let added = thread::scope(|scope| {
@@ -170,13 +171,15 @@ impl Starter {
             match added {
                 Ok(result) => return Ok(((sandbox, socket), result)),
                 Err(error) => {
-                    lock(&shared.report).again += 1;
                     self.chain.del(&sandbox, None)?;
-                    last = Some(error);
+                    if since.elapsed() > PATIENCE {
+                        return Err(error);
+                    }
+                    lock(&shared.report).again += 1;
+                    attempt += 1;
                 }
             }
         }
-        Err(last.context("no try was made")?)
     }
 
     /// The API server forgets a pod when kubelet is done with it, which is after its address was given away.
