@@ -1,6 +1,7 @@
 //! Suites in guests: each kernel boots once and runs them all. As many guests at a time as the host has processors, each
 //! with a log of its own.
 
+use std::cmp::Reverse;
 use std::fs::File;
 use std::io::Write;
 use std::num::NonZero;
@@ -74,7 +75,9 @@ impl Default for Equipment {
 pub(super) fn run(workspace: &Workspace, programs: &Programs, jobs: &[Job]) -> Result<Totals> {
     let get = |job: &Job| Kernel::get(workspace, job.series);
     let kernels = jobs.iter().map(get).collect::<Result<Vec<_>>>()?;
-    let pairs: Vec<(&Job, &Kernel)> = jobs.iter().zip(&kernels).collect();
+    let mut pairs: Vec<(&Job, &Kernel)> = jobs.iter().zip(&kernels).collect();
+    // The longest first: the last one has the machine to itself, and leaves most of it idle.
+    pairs.sort_by_key(|(job, _)| Reverse(job.suites.len()));
     let next = AtomicUsize::new(0);
     let at_a_time = thread::available_parallelism().map_or(1, NonZero::get).min(pairs.len());
     let worker = || {
