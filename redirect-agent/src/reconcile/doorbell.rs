@@ -88,11 +88,10 @@ impl Doorbell {
         receiver
     }
 
-    /// What has rung so far is being looked at: what was it?
-    pub(super) fn clear(&self) -> Cause {
+    /// What has rung so far is being looked at: what was it, and does somebody wait for what comes of it?
+    pub(super) fn clear(&self) -> (Cause, bool) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.hurry = false;
-        std::mem::take(&mut state.changed)
+        (std::mem::take(&mut state.changed), std::mem::take(&mut state.hurry))
     }
 
     /// Lets rings gather for this long, unless somebody waits for what comes of one.
@@ -159,9 +158,10 @@ mod tests {
         assert!(gathered(Duration::from_millis(20)) >= Duration::from_millis(20));
         bell.hurry();
         assert!(gathered(Duration::from_mins(1)) < Duration::from_secs(30));
-        assert_eq!(bell.clear(), Cause::Anything);
+        assert_eq!(bell.clear(), (Cause::Anything, true));
         assert!(gathered(Duration::from_millis(20)) >= Duration::from_millis(20), "that was one run");
         bell.hurry();
         assert!(matches!(bell.wait(Duration::ZERO), Ring::Changed(Cause::Routing)));
+        assert_eq!(bell.clear(), (Cause::Nothing, true));
     }
 }

@@ -204,7 +204,17 @@ impl Reconciler {
 
     fn reconcile(&mut self, cause: Cause) {
         // What rang while the events gathered is looked at by this run too.
-        let cause = cause.max(self.doorbell.clear());
+        let (rung, hurry) = self.doorbell.clear();
+        let cause = cause.max(rung);
+        if hurry && cause == Cause::Anything && self.settled.is_some() {
+            // A pod that waits to start does not wait for a look at all rules of the node, which takes seconds where there are many.
+            self.once(Cause::Routing);
+        }
+        self.once(cause);
+    }
+
+    /// One run, and what there is to say of it.
+    fn once(&mut self, cause: Cause) {
         let mut ledger = Ledger::default();
         let outcome = self.attempt(cause, &mut ledger);
         self.reconciles += 1;
