@@ -245,15 +245,14 @@ async fn a_fight_is_slowed_down_and_told() {
     agent(&node.path("state"));
     let keeper = tokio::spawn(keep(Arc::clone(&install)));
     until("installed", || install.status().0.unwrap().state == State::Installed).await;
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(4) {
+    let (begun, repairs) = (Instant::now(), || install.status().0.unwrap().repairs);
+    while repairs() < 4 && begun.elapsed() < Duration::from_secs(30) {
         fs::write(node.path("conf/10-net.conflist"), LIST).unwrap();
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    let (status, problem) = install.status();
-    let repairs = status.unwrap().repairs;
-    // Pauses of 0.4, 0.8, 1.6 and 3.2 s, each at least half as long.
-    assert!((3..=6).contains(&repairs), "{repairs} repairs in 4 s");
-    assert!(problem.unwrap().message.contains("again and again"));
+    assert!(repairs() >= 4, "{} repairs in {:.0?}", repairs(), begun.elapsed());
+    // Pauses of 0.4, 0.8 and 1.6 s before the last three, each at least half as long; on a busy machine they are longer.
+    assert!(begun.elapsed() >= Duration::from_millis(600), "{} repairs in {:.1?}", repairs(), begun.elapsed());
+    assert!(install.status().1.unwrap().message.contains("again and again"));
     keeper.abort();
 }

@@ -48,13 +48,6 @@ pub(crate) struct Plan {
     pub(crate) hooks: Hooks,
 }
 
-impl Plan {
-    /// Whether rules and guards are the same in both. They are, whoever is meshed.
-    pub(crate) fn same_filter(&self, other: &Self) -> bool {
-        self.chains == other.chains && self.guards == other.guards
-    }
-}
-
 /// The rules of the node, always all of them.
 pub(crate) const NODE_RULES: [Rule; 4] = [
     goto(RULE_SKIP, SKIP, RULE_MAIN),

@@ -60,33 +60,37 @@ pub(crate) struct Task<'a> {
     pub(crate) scope: Scope,
 }
 
-/// Which kinds a run looks at.
+/// Which kinds a run looks at: always those of rtnetlink and bpf(2), and of those that cost a process each what is said here. They
+/// have events of their own, or the timer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Scope {
-    /// All.
-    Everything,
-    /// Those of [`Self::Routing`], and the set, which must become another. Rules and guards name no pod.
-    Members,
-    /// Those of rtnetlink and bpf(2). The others cost a process each, and have events of their own or the timer.
-    Routing,
+pub(crate) struct Scope {
+    set: bool,
+    guards: bool,
+    /// Read among all rules of the node, which takes seconds where there are many.
+    chains: bool,
 }
 
 impl Scope {
+    pub(crate) const EVERYTHING: Self = Self { set: true, guards: true, chains: true };
+
     fn covers(self, kind: Kind) -> bool {
         match kind {
-            Kind::Set => self != Self::Routing,
-            Kind::Chain | Kind::Guard => self == Self::Everything,
+            Kind::Set => self.set,
+            Kind::Guard => self.guards,
+            Kind::Chain => self.chains,
             _ => true,
         }
     }
 
-    /// What has to be looked at for `cause` when this plan comes after that one, which stands.
+    /// What has to be looked at for `cause` when this plan comes after that one, which stands: what must become another.
     pub(crate) fn of(cause: Cause, plan: &Plan, standing: &Plan) -> Self {
         match cause {
-            Cause::Anything => Self::Everything,
-            _ if !plan.same_filter(standing) => Self::Everything,
-            _ if plan.set != standing.set => Self::Members,
-            Cause::Nothing | Cause::Routing => Self::Routing,
+            Cause::Anything => Self::EVERYTHING,
+            Cause::Nothing | Cause::Routing => Self {
+                set: plan.set != standing.set,
+                guards: plan.guards != standing.guards,
+                chains: plan.chains != standing.chains,
+            },
         }
     }
 }
@@ -197,7 +201,7 @@ fn programs(context: &mut Context<'_>, task: Task<'_>, maps_are_full: bool) -> a
         return Ok(());
     }
     program::converge(context, &task.plan.hooks, &attach)?;
-    if let Some(programs) = attach.programs.filter(|_| task.scope == Scope::Everything) {
+    if let Some(programs) = attach.programs.filter(|_| task.scope == Scope::EVERYTHING) {
         let ahead = program::ahead_of_us(context, &task.plan.hooks, programs, attach.kind)?;
         let note = |(hook, others): (program::Hook, Vec<String>)| {
             let message = format!(
@@ -268,14 +272,15 @@ mod tests {
     fn a_pod_that_comes_costs_no_look_at_the_rules() {
         let meshed = |ips: &[Ipv4Addr]| Plan { set: Some(ips.iter().copied().collect()), ..Plan::default() };
         let (none, one) = (meshed(&[]), meshed(&[Ipv4Addr::LOCALHOST]));
-        assert_eq!(Scope::of(Cause::Routing, &one, &none), Scope::Members);
-        assert_eq!(Scope::of(Cause::Routing, &one, &one), Scope::Routing);
-        assert_eq!(Scope::of(Cause::Anything, &one, &one), Scope::Everything);
+        let looks = |cause, plan: &Plan, standing: &Plan| {
+            let scope = Scope::of(cause, plan, standing);
+            [Kind::Set, Kind::Guard, Kind::Chain, Kind::Route].map(|kind| scope.covers(kind))
+        };
+        assert_eq!(looks(Cause::Routing, &one, &none), [true, false, false, true]);
+        assert_eq!(looks(Cause::Routing, &one, &one), [false, false, false, true]);
+        assert_eq!(looks(Cause::Anything, &one, &one), [true; 4]);
         let mut guarded = one.clone();
         guarded.guards.destination = true;
-        assert_eq!(Scope::of(Cause::Routing, &guarded, &one), Scope::Everything);
-        let looks = |scope: Scope| [Kind::Set, Kind::Chain, Kind::Guard, Kind::Route].map(|kind| scope.covers(kind));
-        assert_eq!(looks(Scope::Members), [true, false, false, true]);
-        assert_eq!(looks(Scope::Routing), [false, false, false, true]);
+        assert_eq!(looks(Cause::Routing, &guarded, &one), [false, true, false, true]);
     }
 }

@@ -174,7 +174,7 @@ impl Reconciler {
     fn scope(&self, cause: Cause, plan: &Plan, standing: Option<&Plan>) -> Scope {
         match standing {
             Some(standing) if self.record.backends() == [self.backend] => Scope::of(cause, plan, standing),
-            _ => Scope::Everything,
+            _ => Scope::EVERYTHING,
         }
     }
 

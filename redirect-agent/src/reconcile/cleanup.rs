@@ -77,7 +77,7 @@ pub(super) fn remove(
 ) {
     for backend in backends {
         let plan = Plan::default();
-        let task = Task { plan: &plan, place, backend: *backend, bpf: None, bpf_dir, scope: Scope::Everything };
+        let task = Task { plan: &plan, place, backend: *backend, bpf: None, bpf_dir, scope: Scope::EVERYTHING };
         apply::settle(netns, record, ledger, task);
     }
 }
