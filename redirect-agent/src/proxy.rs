@@ -164,7 +164,7 @@ fn nsid(netlink: &mut Netlink, netns: &Netns) -> anyhow::Result<Option<i32>> {
     let file = netns.file().context("the node's own namespace")?;
     let mut message = NsidMessage::default();
     message.attributes.push(NsidAttribute::Fd(u32::try_from(file.as_raw_fd())?));
-    let answers = netlink.request(RouteNetlinkMessage::GetNsId(message), 0).context("ask for a namespace's id")?;
+    let answers = netlink.ask(RouteNetlinkMessage::GetNsId(message)).context("ask for a namespace's id")?;
     let ids = answers.into_iter().filter_map(|answer| match answer {
         RouteNetlinkMessage::NewNsId(message) => message.attributes.into_iter().find_map(|attribute| match attribute {
             NsidAttribute::Id(id) if id >= 0 => Some(id),

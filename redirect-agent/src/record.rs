@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Mode;
+use crate::kernel::file;
 use crate::kernel::netns::NetnsId;
 use crate::proxy::Proxy;
 use crate::resources::chain::backend::Backend;
@@ -284,10 +285,7 @@ impl Record {
 
     /// Removes the file: nothing stands any more.
     pub(crate) fn remove(self) -> anyhow::Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
+        Ok(file::remove(&self.path)?)
     }
 
     fn kept(&self, netns: NetnsId) -> Option<&Kept> {
@@ -318,11 +316,7 @@ impl Record {
     }
 
     fn write(&self) -> anyhow::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(self.directory())?;
-        serde_json::to_writer_pretty(&mut file, &self.data)?;
-        file.flush()?;
-        file.persist(&self.path)?;
-        Ok(())
+        Ok(file::replace(&self.path, &serde_json::to_vec_pretty(&self.data)?)?)
     }
 }
 

@@ -4,8 +4,7 @@
 //! not the same program over the same maps. So an upgrade and a restart are one path.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +18,8 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use redirect_common::maps::{COUNTERS, LAYOUT, Tracing, counter_name, name};
 
 use crate::config::TcAttach;
+use crate::kernel::bpf::write;
+use crate::kernel::file;
 use crate::resources::program::{self, AttachKind, Programs};
 use crate::trace::{self, Tap};
 
@@ -26,8 +27,6 @@ use crate::trace::{self, Tap};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("REDIRECT_EBPF_OBJECT"));
 /// Instructions are translated to the processor's: 0 is the interpreter (Documentation/admin-guide/sysctl/net.rst).
 const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
-/// Only root looks at what the node's pods are.
-const PRIVATE: u32 = 0o700;
 
 /// Maps whose number of entries is configured.
 const FLOWS: [&str; 2] = [name::FLOWS, name::DATAGRAMS];
@@ -137,11 +136,7 @@ fn check_file_system(dir: &Path) -> anyhow::Result<()> {
 fn load(options: &Options<'_>) -> anyhow::Result<Ebpf> {
     let maps = maps_dir(options.dir);
     for directory in [options.dir, &maps, &links_dir(options.dir)] {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(PRIVATE)
-            .create(directory)
-            .with_context(|| format!("make {}", directory.display()))?;
+        file::make_directory(directory).with_context(|| format!("make {}", directory.display()))?;
     }
     let wanted = Object::parse(OBJECT).context("read the BPF object")?;
     for (map, wanted) in wanted.maps.iter().filter(|(map, _)| name::ALL.contains(&map.as_str())) {
@@ -153,9 +148,7 @@ fn load(options: &Options<'_>) -> anyhow::Result<Ebpf> {
     for map in name::ALL {
         loader.map_pin_path(map, maps.join(map));
     }
-    loader
-        .load(OBJECT)
-        .map_err(anyhow::Error::from)
+    write("make the maps", || Ok(loader.load(OBJECT)?))
         .context("create the BPF maps (is CAP_BPF, or CAP_SYS_ADMIN, missing? before Linux 5.11 also CAP_SYS_RESOURCE)")
 }
 
@@ -170,7 +163,7 @@ fn drop_unlike(pin: &Path, wanted: [u32; 3]) -> anyhow::Result<()> {
     let found = [info.key_size(), info.value_size(), info.max_entries()];
     if found != wanted {
         tracing::info!(pin = %pin.display(), ?found, ?wanted, "a pinned map is of another layout and is made anew");
-        fs::remove_file(pin).with_context(|| format!("unpin {}", pin.display()))?;
+        file::remove(pin).with_context(|| format!("unpin {}", pin.display()))?;
     }
     Ok(())
 }
@@ -180,7 +173,8 @@ fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<Programs> {
     for name in PROGRAMS {
         let program = ebpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?;
         let program: &mut SchedClassifier = program.try_into()?;
-        program.load().with_context(|| format!("the kernel does not take program {name}"))?;
+        write(&format!("load {name}"), || Ok(program.load()?))
+            .with_context(|| format!("the kernel does not take program {name}"))?;
         // The switch is not to be seen in a namespace other than the first (`sysctl_core_init`, net/core/sysctl_net_core.c).
         let compiled = program.info().with_context(|| format!("look at program {name}"))?.size_jitted();
         ensure!(compiled > 0, "the kernel does not compile BPF programs (net.core.bpf_jit_enable is 0)");
@@ -211,7 +205,7 @@ pub(crate) fn forget_other_layouts(dir: &Path) -> anyhow::Result<()> {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with('v') && name != own {
-            fs::remove_dir_all(entry.path()).with_context(|| format!("remove {}", entry.path().display()))?;
+            file::remove_tree(&entry.path()).with_context(|| format!("remove {}", entry.path().display()))?;
         }
     }
     Ok(())
@@ -219,7 +213,7 @@ pub(crate) fn forget_other_layouts(dir: &Path) -> anyhow::Result<()> {
 
 /// Removes all pins.
 pub(crate) fn unpin_all(dir: &Path) -> anyhow::Result<()> {
-    fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))
+    file::remove_tree(dir).with_context(|| format!("remove {}", dir.display()))
 }
 
 #[cfg(test)]

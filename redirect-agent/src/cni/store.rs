@@ -2,7 +2,7 @@
 //! their status has an address. It lives as long as the kernel, as the record does.
 
 use std::fs;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use super::book::Book;
+use crate::kernel::file;
 use crate::record;
 
 const FILE: &str = "attachments.json";
@@ -54,13 +55,8 @@ impl Store {
     }
 
     fn write(&self, book: &Book) -> anyhow::Result<()> {
-        let directory = self.path.parent().context("the file has no directory")?;
-        let mut file = tempfile::NamedTempFile::new_in(directory)?;
         let data = Data { version: VERSION, boot: self.boot.clone(), attachments: book.clone() };
-        serde_json::to_writer(&mut file, &data)?;
-        file.flush()?;
-        file.persist(&self.path)?;
-        Ok(())
+        Ok(file::replace(&self.path, &serde_json::to_vec(&data)?)?)
     }
 }
 
@@ -79,10 +75,7 @@ fn read(path: &Path, boot: &str) -> anyhow::Result<Book> {
 
 /// Nothing is enrolled any more.
 pub(crate) fn remove(directory: &Path) -> anyhow::Result<()> {
-    match fs::remove_file(directory.join(FILE)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).with_context(|| format!("remove {FILE}")),
-        _ => Ok(()),
-    }
+    file::remove(&directory.join(FILE)).with_context(|| format!("remove {FILE}"))
 }
 
 #[cfg(test)]

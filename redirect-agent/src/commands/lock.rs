@@ -8,6 +8,8 @@ use anyhow::Context as _;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::kernel::file;
+
 /// The lock; released when dropped, by the kernel too.
 pub(crate) type Lock = Flock<File>;
 
@@ -21,7 +23,7 @@ pub(crate) fn prepare(directory: &Path) -> anyhow::Result<()> {
 /// Takes the lock; `None` when another agent has it.
 pub(crate) fn take(directory: &Path) -> anyhow::Result<Option<Lock>> {
     match Flock::lock(open(directory)?, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
+        Ok(lock) => Ok(Some(held(lock, directory))),
         Err((_, Errno::EWOULDBLOCK)) => Ok(None),
         Err((_, error)) => Err(error).with_context(|| format!("lock {}", directory.display())),
     }
@@ -35,11 +37,19 @@ pub(crate) fn wait(directory: &Path) -> anyhow::Result<Lock> {
     tracing::warn!(directory = %directory.display(), "another agent runs here; waiting for it to end");
     loop {
         match Flock::lock(open(directory)?, FlockArg::LockExclusive) {
-            Ok(lock) => return Ok(lock),
+            Ok(lock) => return Ok(held(lock, directory)),
             Err((_, Errno::EINTR)) => {}
             Err((_, error)) => return Err(error).with_context(|| format!("lock {}", directory.display())),
         }
     }
+}
+
+/// The lock is ours from here on, and so is what a killed agent left half-written.
+fn held(lock: Lock, directory: &Path) -> Lock {
+    if let Err(error) = file::sweep(directory) {
+        tracing::warn!(%error, directory = %directory.display(), "half-written files of a former agent stay");
+    }
+    lock
 }
 
 fn open(directory: &Path) -> anyhow::Result<File> {

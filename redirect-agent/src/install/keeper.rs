@@ -52,6 +52,8 @@ async fn answered(install: &Arc<Install>) {
 }
 
 async fn follow(install: &Arc<Install>) {
+    let sweeping = Arc::clone(install);
+    drop(spawn_blocking(move || sweeping.sweep()).await);
     let mut watch = Watch::new(&install.places);
     let mut pause = Backoff::default();
     loop {

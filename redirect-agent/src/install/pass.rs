@@ -1,10 +1,14 @@
 //! One look at the node's files, and what has to be written: the program first, then the entry that calls it; back in the
 //! other order, so that no list ever names a program that is not there.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use redirect_cni::conflist::folder::{Outcome, install_in, uninstall_from};
+use redirect_cni::conflist::replace::sweep;
+
+use crate::kernel::file;
 
 use super::{Install, Places, Progress, State, Wanted, places, program};
 
@@ -84,6 +88,14 @@ impl Install {
         }
     }
 
+    /// Takes away what an agent that was killed has left half-written. The lock is held: no other writes.
+    pub(super) fn sweep(&self) {
+        let _held = self.lock();
+        if let Err(error) = sweep_in(&self.places) {
+            tracing::warn!(error = format!("{error:#}"), "half-written files of a former agent stay");
+        }
+    }
+
     /// The agent does not answer the plugin, for this reason. One that is installed stays.
     pub(super) fn unanswered(&self, reason: &str) {
         self.lock().problem = Some(format!("not installed yet: the agent does not answer it: {reason}"));
@@ -95,7 +107,7 @@ impl Install {
         if program_written {
             tracing::info!(file = %program::path(&self.places.bin).display(), "the CNI plugin's program was written");
         }
-        let outcome = install_in(&self.places.conf, &wanted.entry)?;
+        let outcome = install_in(&self.places.conf, &wanted.entry, &file::take)?;
         let list_written = !matches!(outcome, Outcome::Unchanged(_));
         if list_written {
             tracing::info!(?outcome, "the CNI plugin was put into the node's list");
@@ -137,8 +149,18 @@ impl Install {
 
 /// The program stays where a list may still name it: without it no pod would start.
 fn take(places: &Places, writes: &mut u64) -> anyhow::Result<()> {
-    let outcomes = uninstall_from(&places.conf)?;
+    let outcomes = uninstall_from(&places.conf, &file::take)?;
     *writes += outcomes.iter().filter(|outcome| !matches!(outcome, Outcome::Unchanged(_))).count() as u64;
     *writes += u64::from(program::take(&places.bin)?);
+    sweep_in(places)
+}
+
+fn sweep_in(places: &Places) -> anyhow::Result<()> {
+    for folder in [&places.bin, &places.conf] {
+        match sweep(folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    }
     Ok(())
 }

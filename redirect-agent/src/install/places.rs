@@ -2,11 +2,13 @@
 //! agent's record, and lost with a boot like that, after which the command line says where to look.
 
 use std::fs;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+
+use crate::kernel::file;
 
 const FILE: &str = "cni-plugin.json";
 
@@ -36,17 +38,10 @@ pub(super) fn note(directory: &Path, places: &Places) -> anyhow::Result<()> {
         return Ok(());
     }
     all.push(places.clone());
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
-    serde_json::to_writer_pretty(&mut file, &all)?;
-    file.flush()?;
-    file.persist(directory.join(FILE)).context("note where the plugin is")?;
-    Ok(())
+    file::replace(&directory.join(FILE), &serde_json::to_vec_pretty(&all)?).context("note where the plugin is")
 }
 
 /// Nothing of ours is anywhere.
 pub(super) fn forget(directory: &Path) -> anyhow::Result<()> {
-    match fs::remove_file(directory.join(FILE)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context("forget where the plugin was"),
-        _ => Ok(()),
-    }
+    file::remove(&directory.join(FILE)).context("forget where the plugin was")
 }

@@ -3,7 +3,7 @@
 //! Ours is what bears the plugin's name and its mark: no record can tell that, for the file outlives a boot and the agent's
 //! next version, and a record does not.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use nix::libc;
 use nix::unistd::{getegid, geteuid};
-use redirect_cni::conflist::replace::{Attributes, replace, sweep, sync_parent};
+use redirect_cni::conflist::replace::{Attributes, remove, replace};
 use redirect_cni::{MARK, PLUGIN};
+
+use crate::kernel::file;
 
 /// Many times what the plugin has.
 const LIMIT: u64 = 64 << 20;
@@ -35,7 +37,7 @@ pub(super) fn put(source: &Path, bin: &Path) -> anyhow::Result<bool> {
         _ => {}
     }
     // A program that runs keeps its file; the next one that is started is the new one.
-    replace(&path, &wanted, attributes, || std::io::Result::Ok(()))
+    replace(&path, &wanted, attributes, &file::take, || std::io::Result::Ok(()))
         .with_context(|| format!("write {} (is the directory there, and mounted?)", path.display()))?;
     Ok(true)
 }
@@ -49,9 +51,7 @@ pub(super) fn take(bin: &Path) -> anyhow::Result<bool> {
     if !is_marked(&content) {
         return Ok(false);
     }
-    fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
-    sync_parent(&path)?;
-    sweep(bin)?;
+    remove(&path, &file::take).with_context(|| format!("remove {}", path.display()))?;
     Ok(true)
 }
 

@@ -98,6 +98,19 @@ fn in_twice_and_out_leaves_the_same_bytes() {
 }
 
 #[test]
+fn what_was_left_half_written_goes() {
+    let node = Node::new("10-net.conflist", LIST);
+    let before = node.snapshot();
+    for leave in [Install::sweep, |install: &Install| drop(install.remove())] {
+        for folder in ["bin", "conf"] {
+            fs::write(node.path(folder).join(".redirect-cni.00ff.tmp"), "{").unwrap();
+        }
+        leave(&node.install());
+        assert_eq!(node.snapshot(), before);
+    }
+}
+
+#[test]
 fn a_new_version_replaces_the_old_and_old_ones_are_removed_too() {
     let node = Node::new("10-net.conflist", LIST);
     let before = node.snapshot();

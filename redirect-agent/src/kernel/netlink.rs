@@ -15,6 +15,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use super::fault::{self, Way};
+
 /// The kernel answers from memory; ten seconds means that something is badly wrong.
 const DEADLINE_SECONDS: i64 = 10;
 /// `NLM_F_DUMP_INTR` (`include/uapi/linux/netlink.h`): the dump was inconsistent due to a concurrent change.
@@ -79,14 +81,20 @@ impl Netlink {
         Err(NetlinkError::Interrupted)
     }
 
-    /// Asks for a change, or for one object, and waits for the kernel's acknowledgement. `flags` are added to
-    /// `NLM_F_REQUEST | NLM_F_ACK`.
+    /// Asks for one object.
+    pub(crate) fn ask(&mut self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        self.exchange(message, NLM_F_ACK).map(|(answers, _)| answers)
+    }
+
+    /// Asks for a change, and waits for the kernel's acknowledgement. `flags` are added to `NLM_F_REQUEST | NLM_F_ACK`.
     pub(crate) fn request(
         &mut self,
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        self.exchange(message, flags | NLM_F_ACK).map(|(answers, _)| answers)
+        let kind = message.message_type();
+        let exchange = || self.exchange(message, flags | NLM_F_ACK).map(|(answers, _)| answers);
+        fault::write(Way::Netlink, || name(kind), exchange)
     }
 
     fn exchange(
@@ -120,6 +128,18 @@ impl Netlink {
         packet.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
         Ok(())
+    }
+}
+
+/// `RTM_NEWLINK` is `new link`: types come in fours, one for each thing to do with an object (`enum rtnl_kinds`,
+/// `include/net/rtnetlink.h`).
+fn name(kind: u16) -> String {
+    const VERBS: [&str; 4] = ["new", "delete", "get", "set"];
+    const OBJECTS: [&str; 8] = ["link", "address", "route", "neighbour", "rule", "qdisc", "class", "filter"];
+    let verb = VERBS[usize::from(kind % 4)];
+    match OBJECTS.get(usize::from(kind.saturating_sub(FIRST_OBJECT) / 4)) {
+        Some(object) => format!("{verb} {object}"),
+        None => format!("{verb} (type {kind})"),
     }
 }
 
@@ -235,6 +255,15 @@ mod tests {
         let mut payload = (-17i32).to_ne_bytes().to_vec();
         payload.extend([0; 16]);
         assert!(answers.read(&message(2, 0, 7, &payload), 7).unwrap_err().is(Errno::EEXIST));
+    }
+
+    #[test]
+    fn types_have_names() {
+        assert_eq!(
+            [16, 25, 19, 28, 45].map(name),
+            ["new link", "delete route", "set link", "new neighbour", "delete filter"]
+        );
+        assert_eq!(name(80), "new (type 80)");
     }
 
     #[test]

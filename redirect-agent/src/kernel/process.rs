@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +12,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::Pid;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getpid, getppid};
+
+use super::fault::{self, Way};
 
 /// Longer than the xtables lock is waited for, so that the tool itself can say what it waited on.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -28,17 +32,22 @@ pub(crate) fn started() -> u64 {
     STARTED.load(Ordering::Relaxed)
 }
 
+/// Has `program` look at something, and returns what it printed; see [`run`].
+pub(crate) fn read(program: &str, args: &[&str]) -> anyhow::Result<String> {
+    run(program, args, "")
+}
+
+/// Has `program` change something, as `args` and `input` say; see [`run`].
+pub(crate) fn write(program: &str, args: &[&str], input: &str) -> anyhow::Result<()> {
+    fault::write(Way::Batch, || format!("{program} {}", args.join(" ")), || run(program, args, input).map(drop))
+}
+
 /// Runs `program` with `args` in the calling thread's network namespace, gives it `input`, and returns what it printed.
 ///
 /// # Errors
 /// The program is missing, exits with a status other than 0, prints too much, or runs past the deadline.
-pub(crate) fn run(program: &str, args: &[&str], input: &str) -> anyhow::Result<String> {
-    let mut command = Command::new(program);
-    // The C locale keeps messages parseable; a group of its own keeps a terminal's Ctrl-C from ending it half-way.
-    command.args(args).env("LC_ALL", "C").process_group(0);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("start {program} (is its package installed?)"))?;
-    STARTED.fetch_add(1, Ordering::Relaxed);
+fn run(program: &str, args: &[&str], input: &str) -> anyhow::Result<String> {
+    let mut child = start(program, args)?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let out = thread::scope(|scope| {
         scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input.as_bytes())));
@@ -63,8 +72,35 @@ pub(crate) fn is_missing(error: &anyhow::Error) -> bool {
     cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::NotFound)
 }
 
+fn start(program: &str, args: &[&str]) -> anyhow::Result<Child> {
+    let mut command = Command::new(program);
+    // The C locale keeps messages parseable; a group of its own keeps a terminal's Ctrl-C from ending it half-way.
+    command.args(args).env("LC_ALL", "C").process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    end_with_us(&mut command);
+    let child = command.spawn().with_context(|| format!("start {program} (is its package installed?)"))?;
+    STARTED.fetch_add(1, Ordering::Relaxed);
+    Ok(child)
+}
+
+/// The kernel ends the tool with the agent. One that outlived it, waiting for the xtables lock, would write after the next agent
+/// has read back, or after a cleanup.
+///
+/// To the kernel the parent is the thread that forks (`forget_original_parent`, `kernel/exit.c`): that is the one in [`run`],
+/// which waits there for the tool's end.
+fn end_with_us(command: &mut Command) {
+    let parent = getpid();
+    let in_child = move || {
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // The agent may have ended before this was known.
+        if getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
+    };
+    // SAFETY: between fork and exec there are two system calls, which take no lock and no memory.
+    unsafe { command.pre_exec(in_child) };
+}
+
 /// Waits for the child's end; kills it at the deadline.
-fn wait(child: &mut std::process::Child) -> anyhow::Result<std::process::ExitStatus> {
+fn wait(child: &mut Child) -> anyhow::Result<std::process::ExitStatus> {
     let fd = pidfd(Pid::from_raw(i32::try_from(child.id())?))?;
     if !ends_within(&fd, DEADLINE)? {
         child.kill()?;
@@ -112,7 +148,16 @@ fn drain(pipe: Option<impl Read>) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_missing, run};
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::thread;
+
+    use super::{is_missing, run, start, wait};
+
+    #[test]
+    fn a_tool_ends_with_who_runs_it() {
+        let mut tool = thread::spawn(|| start("sleep", &["30"]).unwrap()).join().unwrap();
+        assert_eq!(wait(&mut tool).unwrap().signal(), Some(9));
+    }
 
     #[test]
     fn input_output_and_status() {

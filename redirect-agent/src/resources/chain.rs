@@ -46,13 +46,16 @@ pub(crate) fn converge(
     owned: &[Chain],
 ) -> anyhow::Result<()> {
     let observed = context.netns.run(|| observe(backend))??;
-    let Some(script) = diff(desired, owned, &observed) else { return Ok(()) };
+    let Some(script) = diff(desired, owned, &observed) else {
+        // An agent that was killed may have come no further.
+        return if desired.is_empty() { residue::remove(context, backend) } else { Ok(()) };
+    };
     residue::remember(context, backend, desired)?;
     let outcome =
-        context.netns.run(|| process::run(&backend.tool("restore"), &backend.restore_args(), &script.text))?;
+        context.netns.run(|| process::write(&backend.tool("restore"), &backend.restore_args(), &script.text))?;
     let label = if script.chains.len() == 1 { script.chains[0].clone() } else { script.chains.join(", ") };
     // One write a chain: each is an object of its own to whoever compares counts.
-    let done = context.ledger.book(Kind::Chain, &label, script.what, outcome.map(drop));
+    let done = context.ledger.book(Kind::Chain, &label, script.what, outcome);
     if done {
         context.ledger.more(Kind::Chain, script.chains.len() - 1);
         if desired.is_empty() {
@@ -63,7 +66,7 @@ pub(crate) fn converge(
 }
 
 fn observe(backend: Backend) -> anyhow::Result<Ruleset> {
-    parse(&process::run(&backend.tool("save"), &[], "").context("read the iptables rules")?)
+    parse(&process::read(&backend.tool("save"), &[]).context("read the iptables rules")?)
 }
 
 fn parse(save: &str) -> anyhow::Result<Ruleset> {

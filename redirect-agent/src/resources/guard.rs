@@ -70,7 +70,7 @@ fn converge_one(context: &mut Context<'_>, family: Family, want: Option<&str>) -
     let table = format!("table {family} {BRIDGE_TABLE}");
     let script = format!("{table}\ndelete {table}\n{}", want.unwrap_or_default());
     context.record.set_guard(family, true)?;
-    let outcome = context.netns.run(|| process::run("nft", &["-f", "-"], &script))?.map(drop);
+    let outcome = context.netns.run(|| process::write("nft", &["-f", "-"], &script))?;
     let what = if want.is_some() { "written" } else { "removed" };
     let done = context.ledger.book(Kind::Guard, &table, what, outcome);
     if done && want.is_none() {
@@ -83,7 +83,7 @@ fn converge_one(context: &mut Context<'_>, family: Family, want: Option<&str>) -
 /// a table is wanted, or was made.
 fn observe(family: Family, needed: bool) -> anyhow::Result<Option<String>> {
     let name = family.to_string();
-    let tables = match process::run("nft", &["list", "tables", &name], "") {
+    let tables = match process::read("nft", &["list", "tables", &name]) {
         Ok(tables) => tables,
         Err(error) if !needed && process::is_missing(&error) => return Ok(None),
         Err(error) => return Err(error).context("without nftables, packets would pass ztunnel by"),
@@ -92,7 +92,7 @@ fn observe(family: Family, needed: bool) -> anyhow::Result<Option<String>> {
     if !tables.lines().any(|table| table == line) {
         return Ok(None);
     }
-    let text = process::run("nft", &["-nn", "list", "table", &name, BRIDGE_TABLE], "")?;
+    let text = process::read("nft", &["-nn", "list", "table", &name, BRIDGE_TABLE])?;
     Ok(Some(squeeze(&text)))
 }
 

@@ -11,6 +11,7 @@ use redirect_common::maps::{Address, Config, Pod, Port, name};
 
 use super::Context;
 use super::ledger::Kind;
+use crate::kernel::bpf;
 
 /// What must be in the maps.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -40,7 +41,7 @@ fn config(context: &mut Context<'_>, ebpf: &mut Ebpf, desired: Config) -> anyhow
     let map = ebpf.map_mut(name::CONFIG).context("no map CONFIG")?;
     let mut map: Array<&mut MapData, [u8; 20]> = Array::try_from(map)?;
     if map.get(&0, 0).context("read the map CONFIG")? != desired.bytes() {
-        let outcome = map.set(0, desired.bytes(), 0).map_err(Into::into);
+        let outcome = bpf::write("update CONFIG", || Ok(map.set(0, desired.bytes(), 0)?));
         context.ledger.book(Kind::Map, name::CONFIG, "written", outcome);
     }
     Ok(())
@@ -58,19 +59,16 @@ fn entries<const K: usize, const V: usize>(
     let observed: BTreeMap<_, _> =
         map.iter().collect::<Result<_, _>>().with_context(|| format!("read the map {name}"))?;
     for (key, value) in desired.iter().filter(|(key, value)| observed.get(*key) != Some(*value)) {
-        let outcome = map.insert(key, value, 0).map_err(|error| room(name, error));
+        let outcome = bpf::write(&format!("update {name}"), || Ok(map.insert(key, value, 0)?))
+            .with_context(|| format!("write the map {name} (it may be full)"));
         context.ledger.book(Kind::Map, &format!("{name} entry {}", show(key)), "written", outcome);
     }
     for key in observed.keys().filter(|key| !desired.contains_key(*key)) {
-        let outcome = match map.remove(key) {
+        let outcome = bpf::write(&format!("delete from {name}"), || match map.remove(key) {
             Err(MapError::KeyNotFound) => Ok(()),
-            other => other.map_err(Into::into),
-        };
+            other => Ok(other?),
+        });
         context.ledger.book(Kind::Map, &format!("{name} entry {}", show(key)), "removed", outcome);
     }
     Ok(())
-}
-
-fn room(name: &str, error: MapError) -> anyhow::Error {
-    anyhow::Error::from(error).context(format!("write the map {name} (it may be full)"))
 }

@@ -21,7 +21,7 @@ pub(crate) fn converge(
 ) -> anyhow::Result<()> {
     let observed = context.netns.run(|| observe(name))??;
     let Some((script, changes)) = diff(name, desired, observed.as_ref()) else { return Ok(()) };
-    let outcome = context.netns.run(|| process::run("ipset", &["restore", "-exist"], &script))?.map(drop);
+    let outcome = context.netns.run(|| process::write("ipset", &["restore", "-exist"], &script))?;
     let what = format!("changed ({changes} entries)");
     context.ledger.book(Kind::Set, name, &what, outcome);
     Ok(())
@@ -29,12 +29,12 @@ pub(crate) fn converge(
 
 /// The set's members; `None` when there is no such set.
 fn observe(name: &str) -> anyhow::Result<Option<BTreeSet<Ipv4Addr>>> {
-    let failed = match process::run("ipset", &["save", name], "") {
+    let failed = match process::read("ipset", &["save", name]) {
         Ok(save) => return parse(name, &save).map(Some),
         Err(failed) => failed,
     };
     // The exit status does not tell "no such set" from anything else.
-    let names = process::run("ipset", &["list", "-name"], "").context("list the ipsets")?;
+    let names = process::read("ipset", &["list", "-name"]).context("list the ipsets")?;
     if names.lines().any(|line| line == name) { Err(failed) } else { Ok(None) }
 }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Context;
 use super::ledger::Kind;
+use crate::kernel::file;
 
 /// Where settings can be written: in a container `/proc/sys` is read-only, and deploy/ mounts the node's beside it. Whichever
 /// it is, it shows those of the namespace that the thread is in (`net_ctl_header_lookup`, `net/sysctl_net.c`).
@@ -114,5 +115,5 @@ fn write(context: &Context<'_>, setting: &Setting, value: &str) -> anyhow::Resul
             setting.path().display()
         )
     };
-    context.netns.run(|| fs::write(setting.path(), value))?.with_context(hint)
+    context.netns.run(|| file::write(&setting.path(), value))?.with_context(hint)
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::libc;
 
-use super::replace::{Attributes, replace, sweep, sync_parent};
+use super::replace::{Attributes, Take, remove, replace, sweep};
 use super::{ConflistError, Entry, install, single, uninstall};
 
 /// Containerd takes files up to this size.
@@ -41,21 +41,21 @@ pub fn primary(names: impl IntoIterator<Item = OsString>) -> Option<OsString> {
 }
 
 /// Puts `entry` into the primary file of `folder`, and makes that a list if it is none.
-pub fn install_in(folder: &Path, entry: &Entry) -> Result<Outcome, ConflistError> {
+pub fn install_in(folder: &Path, entry: &Entry, take: Take<'_>) -> Result<Outcome, ConflistError> {
     let name = primary(names(folder)?).ok_or_else(|| ConflistError::None(folder.to_owned()))?;
     let path = folder.join(&name);
-    let done = if is_list(&path) { put_in(&path, entry) } else { make_list(&path, entry) };
+    let done = if is_list(&path) { put_in(&path, entry, take) } else { make_list(&path, entry, take) };
     done.map_err(|error| error.at(path))
 }
 
 /// Takes our entry out of every list in `folder`, also of those that are not the primary one any more, and turns back those
 /// that were made of something else. A file that fails does not keep it from the others; the first failure is told.
-pub fn uninstall_from(folder: &Path) -> Result<Vec<Outcome>, ConflistError> {
+pub fn uninstall_from(folder: &Path, take: Take<'_>) -> Result<Vec<Outcome>, ConflistError> {
     let mut outcomes = Vec::new();
     let mut failure = None;
     let lists = names(folder)?.into_iter().map(|name| folder.join(name)).filter(|path| is_list(path));
     for path in lists {
-        match take_out(&path) {
+        match take_out(&path, take) {
             Ok(outcome) => outcomes.push(outcome),
             Err(error) => failure = failure.or(Some(error.at(path))),
         }
@@ -66,17 +66,17 @@ pub fn uninstall_from(folder: &Path) -> Result<Vec<Outcome>, ConflistError> {
     failure.map_or(Ok(outcomes), Err)
 }
 
-fn put_in(path: &Path, entry: &Entry) -> Result<Outcome, ConflistError> {
+fn put_in(path: &Path, entry: &Entry, take: Take<'_>) -> Result<Outcome, ConflistError> {
     let current = Current::read(path)?;
     let Some(text) = install(&current.text, entry)? else {
         return Ok(Outcome::Unchanged(path.to_owned()));
     };
-    replace(path, text.as_bytes(), current.attributes, || current.still(path))?;
+    replace(path, text.as_bytes(), current.attributes, take, || current.still(path))?;
     Ok(Outcome::Written(path.to_owned()))
 }
 
 /// The list first: until the original is gone it is, for the runtime, as before.
-fn make_list(path: &Path, entry: &Entry) -> Result<Outcome, ConflistError> {
+fn make_list(path: &Path, entry: &Entry, take: Take<'_>) -> Result<Outcome, ConflistError> {
     let current = Current::read(path)?;
     let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
     let file = single::list_name(name).ok_or(ConflistError::NotAFile)?;
@@ -87,14 +87,13 @@ fn make_list(path: &Path, entry: &Entry) -> Result<Outcome, ConflistError> {
     if former.is_some_and(|it| single::original(&it.text, &file).as_deref() != Some(name)) {
         return Err(ConflistError::Taken(list));
     }
-    replace(&list, text.as_bytes(), current.attributes, || current.still(path))?;
+    replace(&list, text.as_bytes(), current.attributes, take, || current.still(path))?;
     current.still(path)?;
-    fs::remove_file(path)?;
-    sync_parent(path)?;
+    remove(path, take)?;
     Ok(Outcome::Renamed(path.to_owned(), list))
 }
 
-fn take_out(path: &Path) -> Result<Outcome, ConflistError> {
+fn take_out(path: &Path, take: Take<'_>) -> Result<Outcome, ConflistError> {
     let current = match Current::read(path) {
         // Ours are small regular files with text in them.
         Err(ConflistError::NotAFile | ConflistError::TooLarge(_)) => return Ok(Outcome::Unchanged(path.to_owned())),
@@ -105,17 +104,16 @@ fn take_out(path: &Path) -> Result<Outcome, ConflistError> {
     };
     let file = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
     let Some((name, content)) = single::revert(&current.text, file) else {
-        replace(path, text.as_bytes(), current.attributes, || current.still(path))?;
+        replace(path, text.as_bytes(), current.attributes, take, || current.still(path))?;
         return Ok(Outcome::Written(path.to_owned()));
     };
     let original = path.with_file_name(name);
     // What has come back meanwhile is newer than what we know.
     if !original.try_exists()? {
-        replace(&original, content.as_bytes(), current.attributes, || current.still(path))?;
+        replace(&original, content.as_bytes(), current.attributes, take, || current.still(path))?;
     }
     current.still(path)?;
-    fs::remove_file(path)?;
-    sync_parent(path)?;
+    remove(path, take)?;
     Ok(Outcome::Renamed(path.to_owned(), original))
 }
 

@@ -28,23 +28,39 @@ impl From<&fs::Metadata> for Attributes {
     }
 }
 
+/// Takes the one step of a change of this file that others see, by calling it: [`directly`], or with something before or
+/// after it.
+pub type Take<'a> = &'a dyn Fn(&Path, &mut dyn FnMut() -> io::Result<()>) -> io::Result<()>;
+
+/// Takes the step and nothing else.
+pub fn directly(_path: &Path, step: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+    step()
+}
+
+/// Removes a file.
+pub fn remove(path: &Path, take: Take<'_>) -> io::Result<()> {
+    take(path, &mut || fs::remove_file(path))?;
+    sync_parent(path)
+}
+
 /// Gives `path` this content and these attributes. `still` is asked last, when nothing but the rename is left to do; what it
 /// says is no is not done.
 pub fn replace<E: From<io::Error>>(
     path: &Path,
     content: &[u8],
     attributes: Attributes,
+    take: Take<'_>,
     still: impl FnOnce() -> Result<(), E>,
 ) -> Result<(), E> {
     let mut temporary = Temporary::beside(path)?;
     temporary.fill(content, attributes)?;
     still()?;
-    fs::rename(&temporary.path, path)?;
+    take(path, &mut || fs::rename(&temporary.path, path))?;
     Ok(sync_parent(path)?)
 }
 
 /// Makes a change of `path`'s name last.
-pub fn sync_parent(path: &Path) -> io::Result<()> {
+fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(parent(path))?.sync_all()
 }
 
@@ -114,7 +130,7 @@ mod tests {
         let path = directory.path().join("f");
         fs::write(&path, "old").unwrap();
         let attributes = Attributes { mode: 0o640, ..Attributes::from(&fs::metadata(&path).unwrap()) };
-        replace(&path, b"new", attributes, || io::Result::Ok(())).unwrap();
+        replace(&path, b"new", attributes, &directly, || io::Result::Ok(())).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(Attributes::from(&fs::metadata(&path).unwrap()), attributes);
         assert_eq!(names(directory.path()), ["f"]);
@@ -126,7 +142,7 @@ mod tests {
         let path = directory.path().join("f");
         fs::write(&path, "old").unwrap();
         let attributes = Attributes::from(&fs::metadata(&path).unwrap());
-        let no = replace(&path, b"new", attributes, || Err(io::Error::other("no")));
+        let no = replace(&path, b"new", attributes, &directly, || Err(io::Error::other("no")));
         assert!(no.is_err());
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(directory.path()), ["f"]);
@@ -135,6 +151,6 @@ mod tests {
     #[test]
     fn a_folder_that_is_not_there_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(replace(&directory.path().join("no/f"), b"", MINE, || io::Result::Ok(())).is_err());
+        assert!(replace(&directory.path().join("no/f"), b"", MINE, &directly, || io::Result::Ok(())).is_err());
     }
 }

@@ -3,9 +3,7 @@
 //!
 //! Devices go by name here and in the calling thread's network namespace, as `aya` takes them.
 
-use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -14,6 +12,7 @@ use aya::programs::tc::{SchedClassifierLink, SchedClassifierLinkId, TcAttachOpti
 use aya::programs::{LinkOrder, ProgramInfo, SchedClassifier, TcAttachType};
 
 use super::Direction;
+use crate::kernel::{bpf, file};
 
 /// A list is read program by program; one may go while it is.
 const QUERY_TRIES: usize = 4;
@@ -47,12 +46,12 @@ pub(crate) fn attach(
     pin: &Path,
 ) -> anyhow::Result<()> {
     if let Some(directory) = pin.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).context("create the links' directory")?;
+        file::make_directory(directory).context("create the links' directory")?;
     }
     let link = attach_first(program, device, direction)?;
     // The pin keeps it; ours is closed.
-    FdLink::try_from(link)?.pin(pin).with_context(|| format!("pin {}", pin.display()))?;
-    Ok(())
+    let link = FdLink::try_from(link)?;
+    bpf::write("pin a link", || Ok(link.pin(pin).map(drop)?)).with_context(|| format!("pin {}", pin.display()))
 }
 
 /// Attaches `program` ahead of all others for as long as the link lives.
@@ -62,8 +61,10 @@ pub(crate) fn attach_first(
     direction: Direction,
 ) -> anyhow::Result<SchedClassifierLink> {
     let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let id = program.attach_with_options(device, direction.into(), options)?;
-    take(program, id)
+    bpf::write("attach a program", || {
+        let id = program.attach_with_options(device, direction.into(), options)?;
+        take(program, id)
+    })
 }
 
 /// Puts `program` in the place of the one that the pinned link attaches; every packet meets either the old or the new one.
@@ -77,8 +78,10 @@ pub(crate) fn swap_link(
     program: &mut SchedClassifier,
     link: SchedClassifierLink,
 ) -> anyhow::Result<SchedClassifierLink> {
-    let id = program.attach_to_link(link)?;
-    take(program, id)
+    bpf::write("swap a program", || {
+        let id = program.attach_to_link(link)?;
+        take(program, id)
+    })
 }
 
 /// A link that stayed with `program` would outlive the removal of its pin.
@@ -97,10 +100,5 @@ pub(crate) fn pinned_program(pin: &Path) -> anyhow::Result<Option<u32>> {
 
 /// Removes a pin, and with it the link: the program is no longer attached. Needs no BPF.
 pub(crate) fn unlink(pin: &Path) -> anyhow::Result<()> {
-    match fs::remove_file(pin) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", pin.display()))
-        }
-        _ => Ok(()),
-    }
+    file::remove(pin).with_context(|| format!("remove {}", pin.display()))
 }

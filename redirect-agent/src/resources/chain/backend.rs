@@ -99,7 +99,7 @@ fn choose(nft: anyhow::Result<Evidence>, legacy: anyhow::Result<Evidence>) -> an
 }
 
 fn evidence(backend: Backend) -> anyhow::Result<Evidence> {
-    let save = process::run(&backend.tool("save"), &[], "")?;
+    let save = process::read(&backend.tool("save"), &[])?;
     let hinted = save
         .lines()
         .filter_map(|line| line.strip_prefix(':'))

@@ -25,7 +25,7 @@ pub(super) fn remember(context: &mut Context<'_>, backend: Backend, desired: &[C
     if backend != Backend::Nft || desired.is_empty() {
         return Ok(());
     }
-    let Ok(listing) = context.netns.run(|| process::run("nft", &["-j", "list", "chains"], ""))? else { return Ok(()) };
+    let Ok(listing) = context.netns.run(|| process::read("nft", &["-j", "list", "chains"]))? else { return Ok(()) };
     let (tables, chains) = standing(&listing)?;
     let made = desired.iter().filter_map(|chain| Some((chain.table, chain.hook?))).flat_map(|(table, hook)| {
         let new_table = (!tables.contains(table)).then(|| Made { table: table.into(), chain: None });
@@ -63,42 +63,60 @@ struct Listed {
     name: String,
 }
 
-/// Takes away what was noted and is empty. The kernel itself refuses to delete a chain that has rules
-/// (`nf_tables_delchain`), and a table is only deleted when a listing shows that nothing is left in it.
+/// Takes away what was noted and is empty. What fails stays noted, and is tried again.
 pub(super) fn remove(context: &mut Context<'_>, backend: Backend) -> anyhow::Result<()> {
     if backend != Backend::Nft {
         return Ok(());
     }
     let netns = context.netns.id();
     let made = context.record.made(netns);
+    if made.is_empty() {
+        return Ok(());
+    }
     for Made { table, chain } in made.iter().filter(|made| made.chain.is_some()) {
         let chain = chain.as_deref().unwrap_or_default();
-        // Refused when others have come to use it: then it is theirs. So it is when they have given it a policy, which the
-        // kernel would let go.
-        let listing = context.netns.run(|| process::run("nft", &["list", "chain", "ip", table, chain], ""))?;
-        if !listing.is_ok_and(|text| text.contains("policy accept;")) {
-            continue;
+        // When others have come to use it, it is theirs. So it is when they have given it a policy, which the kernel would let go.
+        let listing = context.netns.run(|| process::read("nft", &["list", "chain", "ip", table, chain]))?;
+        if listing.is_ok_and(|text| is_untouched(&text)) {
+            context.netns.run(|| process::write("nft", &["delete", "chain", "ip", table, chain], ""))??;
         }
-        drop(context.netns.run(|| process::run("nft", &["delete", "chain", "ip", table, chain], ""))?);
     }
     for Made { table, .. } in made.iter().filter(|made| made.chain.is_none()) {
-        let listing = context.netns.run(|| process::run("nft", &["list", "table", "ip", table], ""))?;
+        let listing = context.netns.run(|| process::read("nft", &["list", "table", "ip", table]))?;
         if listing.is_ok_and(|text| is_empty(&text)) {
-            drop(context.netns.run(|| process::run("nft", &["delete", "table", "ip", table], ""))?);
+            context.netns.run(|| process::write("nft", &["delete", "table", "ip", table], ""))??;
         }
     }
     context.record.forget_made(netns)
 }
 
+/// Whether `nft list chain` shows a base chain as iptables makes it: the table's braces, the chain's, and its hook.
+fn is_untouched(listing: &str) -> bool {
+    listing.contains("policy accept;") && lines(listing) == 5
+}
+
 /// Whether `nft list table` shows nothing but the table's own braces.
 fn is_empty(listing: &str) -> bool {
-    let inside = listing.lines().filter(|line| !line.trim_start().starts_with('#') && !line.trim().is_empty());
-    inside.count() == 2
+    lines(listing) == 2
+}
+
+fn lines(listing: &str) -> usize {
+    listing.lines().filter(|line| !line.trim_start().starts_with('#') && !line.trim().is_empty()).count()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{is_empty, standing};
+    use super::{is_empty, is_untouched, standing};
+
+    #[test]
+    fn a_chain_as_it_was_made_is_told_from_one_in_use() {
+        let chain =
+            |hook: &str, rules: &str| format!("table ip nat {{\n\tchain OUTPUT {{\n\t\t{hook}\n{rules}\t}}\n}}\n");
+        let made = "type nat hook output priority dstnat; policy accept;";
+        assert!(is_untouched(&chain(made, "")));
+        assert!(!is_untouched(&chain(&made.replace("accept", "drop"), "")));
+        assert!(!is_untouched(&chain(made, "\t\tcounter packets 0 bytes 0 jump KUBE-SERVICES\n")));
+    }
 
     #[test]
     fn tables_and_chains_of_family_ip() {

@@ -2,6 +2,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
 use tempfile::TempDir;
 
+use super::super::replace::directly;
 use super::*;
 
 const LIST: &str = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"ptp"}]}"#;
@@ -22,7 +23,7 @@ fn content_of(folder: &TempDir) -> Vec<(String, String)> {
 }
 
 fn installed(folder: &TempDir) -> Result<Outcome, ConflistError> {
-    install_in(folder.path(), &Entry::default())
+    install_in(folder.path(), &Entry::default(), &directly)
 }
 
 #[test]
@@ -45,8 +46,8 @@ fn in_twice_and_out_twice() {
     assert!(fs::read_to_string(&path).unwrap().contains("redirect-cni"));
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o604);
     assert_eq!(installed(&folder).unwrap(), Outcome::Unchanged(path.clone()));
-    uninstall_from(folder.path()).unwrap();
-    let twice = uninstall_from(folder.path()).unwrap();
+    uninstall_from(folder.path(), &directly).unwrap();
+    let twice = uninstall_from(folder.path(), &directly).unwrap();
     assert!(twice.iter().all(|it| matches!(it, Outcome::Unchanged(_))), "{twice:?}");
     assert_eq!(content_of(&folder), before.map(|(name, text)| (name.to_owned(), text.to_owned())));
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o604);
@@ -67,7 +68,7 @@ fn an_entry_in_a_file_that_is_not_primary_any_more_is_taken_out_too() {
     installed(&folder).unwrap();
     fs::write(folder.path().join("05-b.conflist"), LIST).unwrap();
     installed(&folder).unwrap();
-    uninstall_from(folder.path()).unwrap();
+    uninstall_from(folder.path(), &directly).unwrap();
     assert_eq!(content_of(&folder).len(), 2, "half-written ones go, too");
     assert!(content_of(&folder).iter().all(|(_, text)| text == LIST));
 }
@@ -86,7 +87,7 @@ fn a_single_one_becomes_a_list_and_comes_back() {
         fs::set_permissions(&from, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(installed(&folder), Ok(Outcome::Renamed(..) | Outcome::Unchanged(_))));
         drop(fs::remove_file(&from));
-        let out = uninstall_from(folder.path()).unwrap();
+        let out = uninstall_from(folder.path(), &directly).unwrap();
         assert!(out.contains(&Outcome::Renamed(to, from.clone())), "{out:?}");
         assert_eq!(content_of(&folder), [(name.into(), SINGLE.into()), ("99-z.conflist".into(), LIST.into())]);
         assert_eq!(fs::metadata(&from).unwrap().mode() & 0o7777, 0o640);
@@ -99,7 +100,7 @@ fn an_original_that_has_come_back_is_kept() {
     installed(&folder).unwrap();
     let newer = SINGLE.replace("bridge", "ptp");
     fs::write(folder.path().join("10-a.conf"), &newer).unwrap();
-    uninstall_from(folder.path()).unwrap();
+    uninstall_from(folder.path(), &directly).unwrap();
     assert_eq!(content_of(&folder), [("10-a.conf".to_owned(), newer)]);
 }
 
@@ -120,7 +121,7 @@ fn what_is_broken_is_an_error_and_stays() {
         let folder = folder(&before);
         let error = installed(&folder).unwrap_err();
         assert!(error.to_string().contains(name), "{error}");
-        assert_eq!(uninstall_from(folder.path()).is_err(), name == "10-a.conflist");
+        assert_eq!(uninstall_from(folder.path(), &directly).is_err(), name == "10-a.conflist");
         assert_eq!(content_of(&folder), before.map(|(name, text)| (name.to_owned(), text.to_owned())));
     }
 }
@@ -131,7 +132,7 @@ fn a_broken_file_keeps_nothing_in_the_others() {
     installed(&folder).unwrap();
     fs::write(folder.path().join("10-a.conflist"), "{ redirect-cni").unwrap();
     fs::write(folder.path().join("15-a.conflist"), "{ broken, and not by us").unwrap();
-    assert!(uninstall_from(folder.path()).unwrap_err().to_string().contains("10-a"));
+    assert!(uninstall_from(folder.path(), &directly).unwrap_err().to_string().contains("10-a"));
     assert_eq!(fs::read_to_string(folder.path().join("20-b.conflist")).unwrap(), LIST);
 }
 
@@ -141,11 +142,11 @@ fn links_large_files_and_nothing() {
     let target = folder(&[("list", LIST)]);
     let folder = folder(&[]);
     assert!(matches!(installed(&folder), Err(ConflistError::None(_))));
-    assert!(matches!(install_in(&folder.path().join("no"), &Entry::default()), Err(ConflistError::None(_))));
-    assert!(uninstall_from(&folder.path().join("no")).unwrap().is_empty());
+    assert!(matches!(install_in(&folder.path().join("no"), &Entry::default(), &directly), Err(ConflistError::None(_))));
+    assert!(uninstall_from(&folder.path().join("no"), &directly).unwrap().is_empty());
     symlink(target.path().join("list"), folder.path().join("10-a.conflist")).unwrap();
     assert!(installed(&folder).unwrap_err().to_string().contains("regular file"));
-    uninstall_from(folder.path()).unwrap();
+    uninstall_from(folder.path(), &directly).unwrap();
     assert_eq!(fs::read_to_string(target.path().join("list")).unwrap(), LIST);
     fs::write(folder.path().join("05-a.conflist"), large).unwrap();
     assert!(installed(&folder).unwrap_err().to_string().contains("bytes"));
@@ -157,7 +158,7 @@ fn what_another_writes_meanwhile_is_not_lost() {
     let path = folder.path().join("10-a.conflist");
     let current = Current::read(&path).unwrap();
     fs::write(&path, SINGLE).unwrap();
-    let late = replace(&path, b"ours", current.attributes, || current.still(&path));
+    let late = replace(&path, b"ours", current.attributes, &directly, || current.still(&path));
     assert!(matches!(late, Err(ConflistError::Changed)));
     assert_eq!(fs::read_to_string(&path).unwrap(), SINGLE);
 }

@@ -1,0 +1,126 @@
+//! Changes of files: settings below `/proc/sys`, pins, and what the agent keeps of its own.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+
+use super::fault::{self, Way};
+
+/// How files begin and end that are still being written.
+const PREFIX: &str = ".redirect-agent.";
+const SUFFIX: &str = ".tmp";
+/// What the agent keeps is root's alone.
+const PRIVATE: u32 = 0o700;
+
+/// Writes to a file that stands for something in the kernel.
+pub(crate) fn write(path: &Path, value: &str) -> io::Result<()> {
+    point("write", path, || fs::write(path, value))
+}
+
+/// Gives `path` this content as a whole: a reader finds the former or the new one.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).tempfile_in(directory)?;
+    file.write_all(content)?;
+    point("replace", path, || file.persist(path).map(drop).map_err(io::Error::from))
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        return Ok(());
+    }
+    point("remove", path, || unless_missing(fs::remove_file(path)))
+}
+
+/// Removes a directory with all that is in it, if it is there.
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+    point("remove", path, || unless_missing(fs::remove_dir_all(path)))
+}
+
+/// Makes a directory, and those above it, for root alone.
+pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    point("make", path, || DirBuilder::new().recursive(true).mode(PRIVATE).create(path))
+}
+
+/// Takes the last step of a change of a file that is the runtime's as well (`redirect_cni::conflist::replace`).
+pub(crate) fn take(path: &Path, step: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+    point("change", path, step)
+}
+
+/// Removes what an agent that was killed has left half-written in `directory`, which is the agent's own. To be called by who
+/// holds the lock: nobody else writes there then.
+pub(crate) fn sweep(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
+            unless_missing(fs::remove_file(entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+fn unless_missing(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn point(what: &str, path: &Path, write: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    fault::write(Way::File, || format!("{what} {}", path.display()), write)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_nothing_else_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        replace(&path, b"old and long").unwrap();
+        replace(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert!(replace(&directory.path().join("no/f"), b"").is_err());
+        fs::create_dir(directory.path().join("d")).unwrap();
+        assert!(replace(&directory.path().join("d"), b"").is_err());
+        assert_eq!(names(directory.path()), ["d", "f"]);
+    }
+
+    #[test]
+    fn what_was_left_half_written_goes_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in [".redirect-agent.aB3x9Q.tmp", "record.json", ".redirect-agent.note", "x.tmp"] {
+            fs::write(directory.path().join(name), "{").unwrap();
+        }
+        sweep(directory.path()).unwrap();
+        assert_eq!(names(directory.path()), [".redirect-agent.note", "record.json", "x.tmp"]);
+    }
+
+    #[test]
+    fn what_is_not_there_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b");
+        remove(&path).unwrap();
+        remove_tree(&path).unwrap();
+        make_directory(&path).unwrap();
+        make_directory(&path).unwrap();
+        assert!(remove(&path).is_err(), "it is a directory");
+        remove_tree(&directory.path().join("a")).unwrap();
+        assert!(names(directory.path()).is_empty());
+    }
+}
