@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::binaries;
 use crate::command::{Cmd, Output};
+use crate::faults::FAULTS_VARIABLE;
 use crate::image;
 use crate::lab::Lab;
 use crate::lack::Lack;
@@ -116,7 +117,7 @@ impl Lab {
         let words = self.command_line(&options)?;
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).stdout(fs::File::options().append(true).create(true).open(&log)?);
-        command.env(PANIC_VARIABLE, self.panic_file());
+        command.env(PANIC_VARIABLE, self.panic_file()).env(FAULTS_VARIABLE, self.faults_file());
         let (process, _child) = Process::start(ROLE, &mut command, &self.node(), &log)?;
         self.remember(process)
     }
@@ -235,6 +236,7 @@ impl Lab {
             .args(["cleanup"])
             .args(self.places())
             .args(self.cluster())
+            .env(FAULTS_VARIABLE, self.faults_file())
             .netns(&self.node())
             .run()
             .with_context(|| self.agent_log_tail())?;

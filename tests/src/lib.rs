@@ -17,6 +17,7 @@ pub mod demo;
 mod diff;
 pub mod drift;
 pub mod enrolment;
+pub mod faults;
 pub mod harness;
 pub mod image;
 pub mod kubernetes;

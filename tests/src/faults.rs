@@ -1,0 +1,96 @@
+//! Writes of the agent that fail: by a file that only an agent of the lab looks at, and only if it was built with debug checks.
+//! What the file says is described in `redirect-agent/src/kernel/fault.rs`.
+
+use std::fmt;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::lab::Lab;
+
+/// Names the file to the agent.
+pub(crate) const FAULTS_VARIABLE: &str = "REDIRECT_TEST_FAULTS";
+/// What the agent gives as the reason of a failure that a test wants.
+pub const REASON: &str = "a test wants this write to fail";
+
+/// How a write fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum How {
+    /// It is not made.
+    Error,
+    /// It is made, and the agent is told that it was not.
+    Late,
+    /// The agent is killed in its place.
+    Abort,
+}
+
+impl How {
+    /// Each way.
+    pub const ALL: [Self; 3] = [Self::Error, Self::Late, Self::Abort];
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Late => "late",
+            Self::Abort => "abort",
+        })
+    }
+}
+
+impl Lab {
+    /// The file that says which write is to fail.
+    pub(crate) fn faults_file(&self) -> PathBuf {
+        self.dir().join("faults")
+    }
+
+    fn points_file(&self) -> PathBuf {
+        self.dir().join("faults.log")
+    }
+
+    /// From now on writes are listed.
+    pub fn count_writes(&self) -> Result<()> {
+        self.order("count")
+    }
+
+    /// From now on writes are listed, and the one after `skip` others fails.
+    pub fn want_fault(&self, how: How, skip: usize) -> Result<()> {
+        self.order(&format!("{how} {skip}"))
+    }
+
+    fn order(&self, order: &str) -> Result<()> {
+        self.end_faults()?;
+        // Whole or not at all for an agent that reads it.
+        let new = self.dir().join(".faults");
+        fs::write(&new, order)?;
+        fs::rename(&new, self.faults_file()).with_context(|| format!("cannot ask for {order}"))
+    }
+
+    /// The writes since the order, as `way what`.
+    pub fn points(&self) -> Result<Vec<String>> {
+        match fs::read_to_string(self.points_file()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            text => Ok(text?.lines().map(str::to_owned).collect()),
+        }
+    }
+
+    /// Whether the write that was to fail has.
+    #[must_use]
+    pub fn fault_has_fired(&self) -> bool {
+        !self.faults_file().exists()
+    }
+
+    /// No write is to fail any more, and none is listed.
+    pub fn end_faults(&self) -> Result<()> {
+        for file in [self.faults_file(), self.points_file()] {
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
