@@ -94,7 +94,8 @@ mod rehearsal {
         let log = orders.with_added_extension("log");
         let ahead = fs::read_to_string(&log).unwrap_or_default().lines().count();
         let how = parse(order)?.filter(|(_, skip)| *skip == ahead).map(|(how, _)| how);
-        let line = format!("{} {}\n", format!("{way:?}").to_lowercase(), what.replace('\n', " "));
+        let way = format!("{way:?}").to_lowercase();
+        let line = format!("{way} {}\n", what.replace('\n', " "));
         OpenOptions::new().create(true).append(true).open(&log)?.write_all(line.as_bytes())?;
         if how.is_some() {
             fs::remove_file(orders)?;
