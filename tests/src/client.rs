@@ -1,7 +1,7 @@
 //! A client inside any netns of the lab: connects with a deadline, learns from the server who it reached and as whom,
 //! and checks that bytes come back as they went.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use socket2::{Domain, Socket, Type};
 
+use crate::judge::Cookie;
 use crate::lab::Lab;
 use crate::layout::{NODE, NODE_IP, POD_PORT, REMOTE, REMOTE_IP, REMOTE_SERVER, SERVICE_APP_B, SERVICE_REMOTE};
 use crate::netns::Netns;
@@ -24,6 +25,7 @@ pub struct Session {
     local: SocketAddr,
     greeting: Greeting,
     sent: u64,
+    cookie: Option<Cookie>,
 }
 
 impl Session {
@@ -60,14 +62,23 @@ impl Session {
         let local = stream.local_addr()?;
         let mut stream = BufReader::new(stream);
         let mut line = String::new();
-        stream.read_line(&mut line).with_context(|| format!("{to} does not greet"))?;
+        let greeted = stream.read_line(&mut line).and_then(|len| match len {
+            0 => Err(ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        });
+        greeted.with_context(|| format!("{to} does not greet"))?;
         let greeting = serde_json::from_str(&line).with_context(|| format!("{to} greets with {line:?}"))?;
-        Ok(Self { stream, local, greeting, sent: 0 })
+        Ok(Self { stream, local, greeting, sent: 0, cookie: None })
     }
 
     /// Waits this long for answers from now on.
     pub fn be_patient(&mut self, patience: Duration) -> Result<()> {
         Ok(self.stream.get_ref().set_read_timeout(Some(patience))?)
+    }
+
+    /// From now on each message begins with this.
+    pub fn bear(&mut self, cookie: Cookie) {
+        self.cookie = Some(cookie);
     }
 
     /// What the server said first.
@@ -79,7 +90,8 @@ impl Session {
     /// Sends bytes that were not sent before and checks that they come back.
     pub fn echo(&mut self) -> Result<()> {
         self.sent += 1;
-        let token = format!("{} sends number {}\n", self.local, self.sent);
+        let cookie = self.cookie.map(|cookie| cookie.to_string()).unwrap_or_default();
+        let token = format!("{cookie}{} sends number {}\n", self.local, self.sent);
         self.stream.get_mut().write_all(token.as_bytes()).context("the connection does not take bytes")?;
         let mut answer = vec![0; token.len()];
         self.stream.read_exact(&mut answer).context("the connection does not answer")?;

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -49,6 +50,11 @@ impl Netns {
     #[must_use]
     pub fn exists(&self) -> bool {
         self.path().exists()
+    }
+
+    /// Its number, which no other netns has as long as it is there.
+    pub fn number(&self) -> Result<u64> {
+        Ok(fs::metadata(self.path()).with_context(|| format!("no netns {}", self.name))?.ino())
     }
 
     /// Makes it; a taken name is an error.

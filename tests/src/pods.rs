@@ -1,7 +1,8 @@
 //! Pods of a lab as they come, change and go: sandbox, program and manifest together, in the order of a real node.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -11,6 +12,23 @@ use crate::layout::POD_PORT;
 use crate::netns::Netns;
 use crate::node::{ip_batch, prepare};
 use crate::pod::{Pod, Role};
+
+/// What a proxy's log is called, around its pod's name.
+const LOG_BEGIN: &str = "proxy-";
+const LOG_END: &str = ".jsonl";
+
+/// Those of the lab that keeps everything in `dir`. A log is there once its proxy has been started, and stays.
+pub(crate) fn proxy_logs(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    let mut logs = BTreeMap::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if let Some(pod) = name.strip_prefix(LOG_BEGIN).and_then(|name| name.strip_suffix(LOG_END)) {
+            logs.insert(pod.to_owned(), path);
+        }
+    }
+    Ok(logs)
+}
 
 impl Lab {
     /// All pods, in the order in which they came.
@@ -34,7 +52,23 @@ impl Lab {
     /// The connections that the proxy in pod `name` has seen, one JSON object per line.
     #[must_use]
     pub fn proxy_log(&self, name: &str) -> PathBuf {
-        self.dir().join(format!("proxy-{name}.jsonl"))
+        self.dir().join(format!("{LOG_BEGIN}{name}{LOG_END}"))
+    }
+
+    /// The logs of all proxies that there are or were, by their pods' names.
+    pub fn proxy_logs(&self) -> Result<BTreeMap<String, PathBuf>> {
+        proxy_logs(self.dir())
+    }
+
+    /// Kills the proxy in pod `name`, which stays as it is: what a crash of ztunnel is until its container is started again.
+    pub fn kill_proxy(&mut self, name: &str) -> Result<()> {
+        self.end(&daemons::proxy_role(name))
+    }
+
+    /// Starts the proxy in pod `name` again.
+    pub fn start_proxy(&mut self, name: &str) -> Result<()> {
+        let (netns, log) = (self.pod_netns(name), self.proxy_log(name));
+        daemons::proxy(self, name, &netns, &log)
     }
 
     /// Plumbs a pod, starts its program, then shows it to the agent.
@@ -110,7 +144,7 @@ impl Lab {
         pod.host_link = Some(attachment.host_link);
         match pod.role {
             Role::App => daemons::serve(self, name, &netns, POD_PORT),
-            Role::Proxy => daemons::proxy(self, name, &netns, &self.proxy_log(name)),
+            Role::Proxy => self.start_proxy(name),
         }
     }
 

@@ -110,7 +110,7 @@ impl Process {
 
 /// Every process whose netns this is, with its name as its role.
 pub fn inside(netns: &Netns) -> Result<Vec<Process>> {
-    let inode = fs::metadata(netns.path()).with_context(|| format!("no netns {}", netns.name()))?.ino();
+    let inode = netns.number()?;
     let mut all = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;

@@ -19,9 +19,9 @@ use crate::layout::{MESH_NAMESPACE, POD_SUBNET, REMOTE_SERVER, UPLINK};
 use crate::manifests::Manifests;
 use crate::netns::Netns;
 use crate::pod::Pod;
+use crate::ports::CLIENT_PORTS;
 use crate::proxy::{Record, read};
 use crate::runtime::{Chain, Sandbox, address};
-use crate::traffic::CLIENT_PORTS;
 
 /// Pods that start at a time.
 const WORKERS: usize = 3;

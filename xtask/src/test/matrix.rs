@@ -52,6 +52,8 @@ pub(super) struct Equipment {
     pub(super) network: bool,
     /// How long a suite may take.
     pub(super) seconds: u32,
+    /// How long all of them may take.
+    pub(super) deadline: Duration,
     /// What its logs are called, before the kernel.
     pub(super) log: String,
 }
@@ -66,6 +68,7 @@ impl Default for Equipment {
             variables: Vec::new(),
             network: false,
             seconds: SECONDS,
+            deadline: DEADLINE,
             log: "test".to_owned(),
         }
     }
@@ -121,7 +124,7 @@ fn one_kernel(workspace: &Workspace, kernel: &Kernel, programs: &Programs, job: 
         .cpus(equipment.cpus)
         .memory_mb(equipment.memory_mb)
         .network(equipment.network)
-        .deadline(DEADLINE)
+        .deadline(equipment.deadline)
         .name(format!("{}-{name}", equipment.log));
     let outcome = guest.run(workspace, &mut |bytes| run.take(bytes));
     match outcome {

@@ -8,6 +8,7 @@ mod image;
 mod kubernetes;
 mod libtest;
 mod matrix;
+mod resilience;
 mod suites;
 mod totals;
 mod unit;
@@ -37,7 +38,7 @@ pub(crate) struct Arguments {
     /// Only suites whose name contains this (not for part unit)
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     suite: String,
-    /// Only nodes in this mode: iptables or ebpf (parts lab and vm; part kubernetes takes ebpf, if nothing is said)
+    /// Only nodes in this mode: iptables or ebpf (parts lab, vm and resilience; part kubernetes takes ebpf, if nothing is said)
     #[arg(long, value_name = "MODE", value_parser = ["iptables", "ebpf"])]
     mode: Option<String>,
     /// How long the API server stays away (part kubernetes)
@@ -46,6 +47,9 @@ pub(crate) struct Arguments {
     /// Takes the agent's image from this archive, and builds none (part cluster)
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
+    /// Everything as often as it is asked for, on every kernel; that takes hours (part resilience)
+    #[arg(long)]
+    long: bool,
 }
 
 impl Arguments {
@@ -56,7 +60,7 @@ impl Arguments {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Everything but the image and Kubernetes, nothing twice, and the matrix without what only repeats it (see vm)
+    /// Everything but the image, Kubernetes and resilience, nothing twice, and the matrix without what only repeats it (see vm)
     All,
     /// Formatting, lints, licences, and the tests inside the crates
     Unit,
@@ -70,6 +74,8 @@ enum Part {
     Kubernetes,
     /// A real cluster: its node is a guest with kubelet and containerd. All servers are built the first time
     Cluster,
+    /// What breaks, restarts and replaces things under traffic, on two kernels of the matrix
+    Resilience,
 }
 
 /// Runs them, and says by the exit code whether all is good.
@@ -87,6 +93,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
         Part::Image => image::run(workspace, arguments.kernel.first().copied())?,
         Part::Kubernetes => kubernetes::run(workspace, arguments)?,
         Part::Cluster => cluster::run(workspace, arguments)?,
+        Part::Resilience => resilience::run(workspace, arguments)?,
         Part::All => all(workspace, arguments)?,
     };
     progress::say(if totals.are_good() { "all is good" } else { "NOT all is good, see above" });
@@ -133,7 +140,9 @@ fn all(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
 /// The tests that need no more than a kernel.
 fn chosen(workspace: &Workspace, arguments: &Arguments) -> Result<Vec<Program>> {
     let tests = suites::build(workspace, "")?.into_iter();
-    let tests = tests.filter(|program| !program.needs_kubernetes() && !program.is_for_worker());
+    let apart =
+        |program: &Program| program.needs_kubernetes() || program.is_for_worker() || program.is_for_resilience();
+    let tests = tests.filter(|program| !apart(program));
     Ok(tests.filter(|program| program.is_like(&arguments.suite)).collect())
 }
 

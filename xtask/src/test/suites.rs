@@ -12,6 +12,8 @@ use crate::workspace::Workspace;
 const PACKAGE: &str = "redirect-lab";
 /// How the names of programs begin that make a node of a cluster of their guest.
 pub(super) const WORKER: &str = "worker_";
+/// How the names of programs begin that are run by themselves, because each takes minutes.
+pub(super) const RESILIENCE: &str = "resilience_";
 
 /// One run of a test program.
 #[derive(Clone, Debug)]
@@ -35,6 +37,9 @@ const NFT_BRIDGE: Setting = Setting { topology: "bridge", ..NFT_PTP };
 const LEGACY_PTP: Setting = Setting { backend: "legacy", ..NFT_PTP };
 const LEGACY_BRIDGE: Setting = Setting { backend: "legacy", ..NFT_BRIDGE };
 const EVERY: [Setting; 4] = [NFT_PTP, LEGACY_BRIDGE, NFT_BRIDGE, LEGACY_PTP];
+
+/// What each kernel of the matrix is in [`RESILIENCE`]: the two of the short form are both backends.
+const RESILIENT: [Setting; 4] = [LEGACY_PTP, NFT_BRIDGE, NFT_PTP, LEGACY_BRIDGE];
 
 const IPTABLES: &str = "iptables";
 const EBPF: &str = "ebpf";
@@ -90,6 +95,11 @@ impl Program {
         self.name.starts_with(WORKER)
     }
 
+    /// Whether it breaks things for minutes.
+    pub(super) fn is_for_resilience(&self) -> bool {
+        self.name.starts_with(RESILIENCE)
+    }
+
     /// Whether its name contains the text.
     pub(super) fn is_like(&self, text: &str) -> bool {
         self.name.contains(text)
@@ -99,6 +109,12 @@ impl Program {
         if self.is_for_worker() {
             let both = [NFT_BRIDGE, Setting { mode: EBPF, ..NFT_PTP }];
             return both.into_iter().filter(|setting| mode.is_none_or(|mode| mode == setting.mode)).collect();
+        }
+        if self.is_for_resilience() {
+            return resilient(breadth)
+                .into_iter()
+                .filter(|setting| mode.is_none_or(|mode| mode == setting.mode))
+                .collect();
         }
         if !self.needs_node() {
             return if self.name.starts_with("netns_") { vec![NFT_PTP, LEGACY_PTP] } else { vec![NFT_PTP] };
@@ -157,6 +173,17 @@ impl Program {
             _ => turn.is_multiple_of(2) && tc_attach == Some(if place == TCX_SINCE { TCX } else { CLSACT }),
         }
     }
+}
+
+/// One node of each mode. Programs are attached in the best way that the kernel has.
+fn resilient(breadth: Breadth) -> [Setting; 2] {
+    let (node, tc_attach) = match breadth {
+        Breadth::Usual => (NFT_PTP, None),
+        Breadth::Matrix(place) | Breadth::Share(place) => {
+            (RESILIENT[place % RESILIENT.len()], Some(if place < TCX_SINCE { CLSACT } else { TCX }))
+        }
+    };
+    [node, Setting { mode: EBPF, tc_attach, ..node }]
 }
 
 /// The suites of some programs, in one mode or in those that are usual.
@@ -318,6 +345,15 @@ mod tests {
         let worker = |mode| settings("worker_mesh", Breadth::Usual, mode);
         assert_eq!(worker(IPTABLES), [NFT_BRIDGE]);
         assert_eq!(worker(EBPF), [Setting { mode: EBPF, ..NFT_PTP }]);
+    }
+
+    #[test]
+    fn what_breaks_things_is_run_in_both_modes_with_both_backends() {
+        let settings = |place| program("resilience_judge", 0).settings(Breadth::Matrix(place), None);
+        assert_eq!(settings(0), [LEGACY_PTP, Setting { mode: EBPF, tc_attach: Some(CLSACT), ..LEGACY_PTP }]);
+        assert_eq!(settings(TCX_SINCE), [NFT_PTP, Setting { mode: EBPF, tc_attach: Some(TCX), ..NFT_PTP }]);
+        let ebpf = program("resilience_judge", 0).settings(Breadth::Matrix(0), Some(EBPF));
+        assert_eq!(ebpf, settings(0)[1..]);
     }
 
     #[test]

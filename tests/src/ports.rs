@@ -1,0 +1,42 @@
+//! Source ports of clients: each for one connection, so that a port tells whose a segment is.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Result, ensure};
+
+/// Below those that the kernel chooses (`ip_local_port_range`), so that a segment from one of them is the client's own, and not its
+/// connection onward from the proxy.
+pub const CLIENT_PORTS: Range<u16> = 20_000..32_000;
+
+/// The next of each address. No port is used twice in a process: a connection of the same ends may not be forgotten everywhere.
+static NEXT: Mutex<BTreeMap<Ipv4Addr, u16>> = Mutex::new(BTreeMap::new());
+
+/// This address with a port that it has not had.
+pub(crate) fn fresh(source: Ipv4Addr) -> Result<SocketAddrV4> {
+    let mut next = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
+    let port = next.entry(source).or_insert(CLIENT_PORTS.start);
+    ensure!(CLIENT_PORTS.contains(port), "{source} has used all its ports");
+    *port += 1;
+    Ok(SocketAddrV4::new(source, *port - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn none_twice_until_there_are_none() -> Result<()> {
+        let (one, other) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2));
+        assert_eq!(fresh(one)?.port(), CLIENT_PORTS.start);
+        assert_eq!(fresh(one)?.port(), CLIENT_PORTS.start + 1);
+        assert_eq!(fresh(other)?.port(), CLIENT_PORTS.start);
+        for _ in 2..CLIENT_PORTS.len() {
+            fresh(one)?;
+        }
+        assert!(fresh(one).is_err() && fresh(other).is_ok());
+        Ok(())
+    }
+}

@@ -1,0 +1,287 @@
+//! Connections that go on while something is done to the node: one after another, and one long one of each kind. What became of each
+//! is said afterwards, by what client, server and proxies saw; with a judge, also by what was seen on the links.
+
+mod failure;
+mod report;
+mod stream;
+
+use std::collections::{BTreeMap, HashMap};
+use std::mem;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+pub use failure::{Class, Failure};
+pub use report::Report;
+
+use self::stream::{ALL, FEW, Kind, Stream};
+use crate::client::{Session, TIMEOUT};
+use crate::judge::{Judge, Registry};
+use crate::lab::Lab;
+use crate::pods::proxy_logs;
+pub use crate::ports::CLIENT_PORTS;
+use crate::proxy::{Record, read};
+
+/// Between two connections, and between two messages on a long one, for what takes some seconds: so that the emulated processor has
+/// time for the rest.
+const BRISK: Duration = Duration::from_millis(20);
+/// For what takes minutes.
+const LASTING: Duration = Duration::from_millis(100);
+/// How long a long connection may be silent: what was lost is sent again, and the guest may not run for seconds.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long [`Traffic::wait_for_more`] waits for one connection.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Streams that run until [`Traffic::stop`], or until the value goes.
+#[derive(Debug)]
+pub struct Traffic {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    names: Vec<&'static str>,
+    proxies: Proxies,
+}
+
+/// The proxies that count.
+#[derive(Debug)]
+enum Proxies {
+    Of(String, PathBuf),
+    /// All of the lab that keeps its things here, whenever they come.
+    In(PathBuf),
+}
+
+#[derive(Debug)]
+struct Shared {
+    pause: Duration,
+    registry: Option<Registry>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stop: bool,
+    attempts: Vec<Tried>,
+    /// How many attempts each stream has made.
+    made: BTreeMap<&'static str, usize>,
+    broken: Vec<Failure>,
+    standing: Vec<(&'static str, SocketAddrV4)>,
+    gave_up: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Tried {
+    stream: Stream,
+    client: SocketAddrV4,
+    outcome: Result<(), Failure>,
+}
+
+impl Traffic {
+    /// Starts streams from and to the meshed pod `app-a`, whose proxy is the pod `proxy`, for some seconds.
+    pub fn start(lab: &Lab, proxy: &str) -> Result<Self> {
+        Self::at(BRISK, lab, proxy)
+    }
+
+    /// Starts the same streams at a pace that they keep up for minutes.
+    pub fn start_lasting(lab: &Lab, proxy: &str) -> Result<Self> {
+        Self::at(LASTING, lab, proxy)
+    }
+
+    fn at(pause: Duration, lab: &Lab, proxy: &str) -> Result<Self> {
+        let proxies = Proxies::Of(proxy.to_owned(), lab.proxy_log(proxy));
+        Self::of(lab, &FEW, Shared::new(pause, None), proxies)
+    }
+
+    /// Starts streams of every kind, of which a judge is told, by whatever proxy. A long connection that breaks is made anew.
+    pub fn judged(lab: &Lab, judge: &Judge) -> Result<Self> {
+        let shared = Shared::new(LASTING, Some(judge.registry()));
+        Self::of(lab, &ALL, shared, Proxies::In(lab.dir().to_owned()))
+    }
+
+    fn of(lab: &Lab, kinds: &[Kind], shared: Shared, proxies: Proxies) -> Result<Self> {
+        let mut traffic = Self { shared: Arc::new(shared), threads: Vec::new(), names: Vec::new(), proxies };
+        for kind in kinds {
+            let stream = Stream::of(lab, *kind)?;
+            let long = traffic.shared.open_long(&stream);
+            let long = long.with_context(|| format!("the long connection {}", stream.name))?;
+            traffic.names.push(stream.name);
+            let (shared, talker) = (traffic.shared.clone(), stream.clone());
+            traffic.threads.push(thread::spawn(move || keep_talking(&shared, &talker, long)));
+            let shared = traffic.shared.clone();
+            traffic.threads.push(thread::spawn(move || keep_connecting(&shared, &stream)));
+        }
+        Ok(traffic)
+    }
+
+    /// Waits until every stream has tried `count` connections more.
+    pub fn wait_for_more(&self, count: usize) -> Result<()> {
+        let mut state = self.shared.lock();
+        let goal = |name: &&'static str| (*name, state.made.get(name).copied().unwrap_or_default() + count);
+        let goals: Vec<_> = self.names.iter().map(goal).collect();
+        loop {
+            let made = &state.made;
+            if goals.iter().all(|(name, goal)| made.get(name).is_some_and(|made| made >= goal)) {
+                return Ok(());
+            }
+            let before = made.clone();
+            let waited = self.shared.changed.wait_timeout_while(state, PATIENCE, |state| state.made == before);
+            let (next, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            ensure!(
+                !timeout.timed_out(),
+                "the clients do not go on: {before:?}, {:?}, {:?}",
+                next.broken,
+                next.gave_up
+            );
+            state = next;
+        }
+    }
+
+    /// Ends the streams and says what became of them.
+    pub fn stop(mut self) -> Result<Report> {
+        self.end();
+        let seen = self.proxies.seen()?;
+        let mut state = self.shared.lock();
+        let by = |client: SocketAddrV4| seen.get(&SocketAddr::V4(client)).map(|(proxy, _)| proxy.clone());
+        let mut report = Report { gave_up: mem::take(&mut state.gave_up), ..Report::default() };
+        report.standing = state.standing.drain(..).map(|(stream, client)| (stream, by(client))).collect();
+        report.broken = mem::take(&mut state.broken);
+        for Tried { stream, client, outcome } in mem::take(&mut state.attempts) {
+            report.tried += 1;
+            let record = seen.get(&SocketAddr::V4(client)).map(|(_, record)| record);
+            let wrong = outcome.map(|()| stream.astray(record)).map_err(|failure| report.failed.push(failure));
+            let wrong = wrong.ok().flatten();
+            report.astray.extend(wrong.map(|wrong| format!("{} ({client} to {}): {wrong}", stream.name, stream.to)));
+        }
+        for failure in report.failed.iter_mut().chain(&mut report.broken) {
+            failure.proxy = by(failure.client);
+        }
+        Ok(report)
+    }
+
+    fn end(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // A panic is in its output; the attempts that it did not make are missing from the count.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Proxies {
+    /// What they saw last of each client, and which of them.
+    fn seen(&self) -> Result<HashMap<SocketAddr, (String, Record)>> {
+        let logs = match self {
+            Self::Of(pod, log) => [(pod.clone(), log.clone())].into(),
+            Self::In(dir) => proxy_logs(dir)?,
+        };
+        let mut seen = HashMap::new();
+        for (pod, log) in logs {
+            seen.extend(read(&log, 0)?.0.into_iter().map(|record| (record.client, (pod.clone(), record))));
+        }
+        Ok(seen)
+    }
+}
+
+impl Shared {
+    fn new(pause: Duration, registry: Option<Registry>) -> Self {
+        Self { pause, registry, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits a little; whether it is time to stop.
+    fn pause(&self) -> bool {
+        let waited = self.changed.wait_timeout_while(self.lock(), self.pause, |state| !state.stop);
+        waited.unwrap_or_else(PoisonError::into_inner).0.stop
+    }
+
+    /// Makes a connection, of which the judge has been told.
+    fn connect(&self, stream: &Stream) -> Result<(SocketAddrV4, Result<Session, Failure>)> {
+        let (client, cookie) = stream.ticket(self.registry.as_ref())?;
+        let begun = Instant::now();
+        let outcome = stream.connect(client, cookie);
+        if let (Ok(_), Some(cookie), Some(registry)) = (&outcome, cookie, &self.registry) {
+            registry.came_about(cookie);
+        }
+        Ok((client, outcome.map_err(|error| failure(stream, client, begun, &error))))
+    }
+
+    fn open_long(&self, stream: &Stream) -> Result<(SocketAddrV4, Session)> {
+        let (client, outcome) = self.connect(stream)?;
+        let mut session = outcome.map_err(|failure| anyhow::anyhow!("{failure}"))?;
+        session.be_patient(SILENCE)?;
+        Ok((client, session))
+    }
+}
+
+fn failure(stream: &Stream, client: SocketAddrV4, begun: Instant, error: &anyhow::Error) -> Failure {
+    Failure {
+        stream: stream.name,
+        client,
+        to: stream.to,
+        class: Class::of(error),
+        error: format!("{error:#}"),
+        begun,
+        ended: Instant::now(),
+        proxy: None,
+    }
+}
+
+fn keep_connecting(shared: &Shared, stream: &Stream) {
+    loop {
+        let made = shared.connect(stream);
+        let mut state = shared.lock();
+        match made {
+            Ok((client, outcome)) => {
+                state.attempts.push(Tried { stream: stream.clone(), client, outcome: outcome.map(drop) });
+            }
+            Err(error) => {
+                state.gave_up.push(format!("{}: {error:#}", stream.name));
+                return;
+            }
+        }
+        *state.made.entry(stream.name).or_default() += 1;
+        drop(state);
+        shared.changed.notify_all();
+        if shared.pause() {
+            return;
+        }
+    }
+}
+
+/// Without a judge there is one connection, and that it breaks is the end of it.
+fn keep_talking(shared: &Shared, stream: &Stream, first: (SocketAddrV4, Session)) {
+    let mut long = Some(first);
+    loop {
+        if let Some((client, session)) = &mut long {
+            let (client, begun) = (*client, Instant::now());
+            if let Err(error) = session.echo() {
+                shared.lock().broken.push(failure(stream, client, begun, &error));
+                long = None;
+            }
+        } else if shared.registry.is_some() {
+            // That new connections fail is told by those that are made one after another.
+            long = shared.open_long(stream).ok();
+        } else {
+            return;
+        }
+        if shared.pause() {
+            shared.lock().standing.extend(long.map(|(client, _)| (stream.name, client)));
+            return;
+        }
+    }
+}
+
+const _: () = assert!(TIMEOUT.as_secs() < PATIENCE.as_secs() && SILENCE.as_secs() < PATIENCE.as_secs());

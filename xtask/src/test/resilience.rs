@@ -1,0 +1,54 @@
+//! Suites that break, restart and replace things under traffic, while a judge watches for escapes: those named `resilience_*`. They are run
+//! by themselves, in guests only, because each takes minutes.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::Arguments;
+use super::matrix::{self, Equipment, Job};
+use super::suites::{self, Breadth, Program};
+use super::totals::Totals;
+use crate::kernels::MATRIX;
+use crate::programs;
+use crate::workspace::Workspace;
+
+/// Tells a suite to do all that is asked of it, and not only a part.
+const LONG: &str = "REDIRECT_LONG";
+/// Of the matrix, the kernels for everyday: the oldest, and the one of today.
+const SHORT: [usize; 2] = [0, 2];
+/// For one suite, and for one guest, in the long form.
+const LONG_SECONDS: u32 = 3 * 3600;
+const LONG_DEADLINE: Duration = Duration::from_hours(8);
+
+/// Runs them all, in both modes on each kernel.
+pub(super) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
+    let built = programs::build(workspace)?;
+    let tests = suites::build(workspace, suites::RESILIENCE)?.into_iter().filter(Program::is_for_resilience);
+    let tests: Vec<Program> = tests.filter(|program| program.is_like(&arguments.suite)).collect();
+    let job = |place: usize| Job {
+        series: MATRIX[place],
+        suites: arguments.suites(&tests, Breadth::Matrix(place)),
+        equipment: equipment(arguments.long),
+    };
+    let jobs: Vec<Job> = places(arguments).into_iter().map(job).collect();
+    matrix::run(workspace, &built, &jobs)
+}
+
+fn places(arguments: &Arguments) -> Vec<usize> {
+    let wanted = |place: &usize| match arguments.kernel.as_slice() {
+        [] => arguments.long || SHORT.contains(place),
+        kernels => kernels.contains(&MATRIX[*place]),
+    };
+    (0..MATRIX.len()).filter(wanted).collect()
+}
+
+fn equipment(long: bool) -> Equipment {
+    let usual = Equipment { log: "resilience".to_owned(), ..Equipment::default() };
+    if long {
+        let variables = vec![(LONG, "1".to_owned())];
+        Equipment { variables, seconds: LONG_SECONDS, deadline: LONG_DEADLINE, ..usual }
+    } else {
+        usual
+    }
+}
