@@ -22,6 +22,9 @@ pub struct Attempt {
     pub client: SocketAddrV4,
     /// Whether it has to pass a proxy.
     pub proxied: bool,
+    /// The meshed pod that it is for, and its address there, if it is for one: then the proxy's connection onward has no business at
+    /// another place than between the two.
+    pub server: Option<(String, SocketAddrV4)>,
 }
 
 /// A segment that was seen.
@@ -70,10 +73,15 @@ pub(super) struct Ledger {
     pub(super) entries: Vec<Entry>,
     by_client: HashMap<SocketAddrV4, usize>,
     by_cookie: HashMap<Cookie, usize>,
+    /// Meshed pods that connections are for.
+    servers: HashMap<SocketAddrV4, String>,
     /// Under the client's own ends, where nothing of it may be.
     pub(super) escapes: BTreeMap<(usize, Spot, bool), Sightings>,
     /// Cookies under other ends than the client's. Whether a proxy has connected from there is on its record.
     pub(super) elsewhere: HashMap<(usize, [SocketAddrV4; 2]), Sightings>,
+    /// Between a meshed server and this end, which no client has, away from server and proxies. Whether it is a proxy's connection onward
+    /// is on its record.
+    pub(super) strayed: BTreeMap<(SocketAddrV4, Spot), Sightings>,
     /// First segments from the node's own addresses and a client's port: the client's own, with its address translated.
     pub(super) disguised: BTreeMap<SocketAddrV4, Sightings>,
 }
@@ -86,8 +94,10 @@ impl Ledger {
             entries: Vec::new(),
             by_client: HashMap::new(),
             by_cookie: HashMap::new(),
+            servers: HashMap::new(),
             escapes: BTreeMap::new(),
             elsewhere: HashMap::new(),
+            strayed: BTreeMap::new(),
             disguised: BTreeMap::new(),
         }
     }
@@ -95,6 +105,9 @@ impl Ledger {
     pub(super) fn register(&mut self, attempt: Attempt) -> Cookie {
         let (cookie, number) = (Cookie::fresh(), self.entries.len());
         self.by_client.insert(attempt.client, number);
+        if let Some((pod, address)) = attempt.server.as_ref().filter(|_| attempt.proxied) {
+            self.servers.insert(*address, pod.clone());
+        }
         self.by_cookie.insert(cookie, number);
         self.entries.push(Entry { attempt, cookie, came_about: false, at_client: false, at_proxy: false });
         cookie
@@ -136,6 +149,13 @@ impl Ledger {
             let seen =
                 self.elsewhere.entry((number, ends)).or_insert_with(|| Sightings { first: sighting(true), count: 0 });
             seen.count += 1;
+        }
+        let served = self.servers.get_key_value(&ends[0]).or_else(|| self.servers.get_key_value(&ends[1]));
+        if let Some((server, pod)) = served.filter(|_| owner.is_none()) {
+            let other = if ends[0] == *server { ends[1] } else { ends[0] };
+            if !self.surroundings.is_on_its_way(pod, spot, segment.tunnel.is_some()) {
+                note(self.strayed.entry((other, spot.clone())), sighting(cookie.is_some()));
+            }
         }
         if owner.is_none() && segment.flags.opens() && is_disguise(segment.source) {
             note(self.disguised.entry(segment.source), sighting(false));

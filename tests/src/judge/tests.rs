@@ -25,7 +25,8 @@ impl Scene {
         let veths = [("vethA", "app-a"), ("vethB", "app-b"), ("vethZ", "ztunnel")];
         let veths = veths.map(|(veth, pod)| (veth.to_owned(), pod.to_owned())).into();
         let mut ledger = Ledger::new(Surroundings { veths, proxies: ["ztunnel".to_owned()].into() });
-        let attempt = Attempt { stream: "meshed to remote", from: "app-a".to_owned(), client: CLIENT, proxied };
+        let attempt =
+            Attempt { stream: "meshed to remote", from: "app-a".to_owned(), client: CLIENT, proxied, server: None };
         let cookie = ledger.register(attempt);
         ledger.came_about(cookie);
         let record = Record {
@@ -125,6 +126,35 @@ fn a_cookie_under_ends_that_no_proxy_has_is_one() {
     let mut scene = Scene::usual();
     scene.see(NODE, "eth0", SocketAddrV4::new(NODE_IP, 1024), true, false);
     assert_eq!(scene.signs(), [Sign::Cookie]);
+}
+
+/// The proxy connects onward to a meshed pod under its client's address, and the pod answers past it.
+#[test]
+fn an_answer_to_the_proxy_that_passes_it_by_is_one() {
+    let server = SocketAddrV4::new(Ipv4Addr::new(10, 244, 1, 6), 80);
+    let client = SocketAddrV4::new(*REMOTE_SERVER.ip(), 20_001);
+    let end = SocketAddrV4::new(*client.ip(), 40_001);
+    let mut scene = Scene::usual();
+    scene.ledger.register(Attempt {
+        stream: "remote to meshed",
+        from: REMOTE.to_owned(),
+        client,
+        proxied: true,
+        server: Some(("app-b".to_owned(), server)),
+    });
+    let answer = Segment { source: server, destination: end, flags: flags(0x12), payload: b"", tunnel: None };
+    let mut see = |link: &str| scene.ledger.see(&Spot { host: NODE.to_owned(), link: link.to_owned() }, true, &answer);
+    see("vethB");
+    see("vethZ");
+    see("eth0");
+    assert!(scene.signs().is_empty(), "somebody else's, who is not judged");
+    let record =
+        Record { client: SocketAddr::V4(client), onward_source: Some(SocketAddr::V4(end)), ..scene.records[0].clone() };
+    scene.records.push(record);
+    let verdict = scene.verdict();
+    let [escape] = &verdict.escapes[..] else { panic!("{:?}", verdict.escapes) };
+    assert_eq!((escape.sign, escape.first.spot.link.as_str()), (Sign::Onward, "eth0"));
+    assert_eq!(escape.attempt.as_ref().map(|attempt| attempt.stream), Some("remote to meshed"));
 }
 
 #[test]

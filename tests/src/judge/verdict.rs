@@ -49,6 +49,8 @@ pub enum Sign {
     Ends,
     /// The cookie, under ends that are neither the client's nor a proxy's on its behalf.
     Cookie,
+    /// The proxy's own end of a connection onward to a meshed pod.
+    Onward,
     /// A client's port under the node's address.
     Port,
 }
@@ -142,6 +144,13 @@ fn escapes(ledger: &Ledger, records: &[Record]) -> Vec<Escape> {
         attempt.proxied && !is_onward(attempt.client, ends)
     });
     all.extend(strange.map(|((number, _), seen)| escape(Some(*number), Sign::Cookie, seen)));
+    let by_onward: BTreeMap<SocketAddr, SocketAddr> =
+        records.iter().filter_map(|record| Some((record.onward_source?, record.client))).collect();
+    let number =
+        |client: &SocketAddr| ledger.entries.iter().rposition(|entry| SocketAddr::V4(entry.attempt.client) == *client);
+    let strayed =
+        ledger.strayed.iter().filter_map(|((end, _), seen)| Some((by_onward.get(&SocketAddr::V4(*end))?, seen)));
+    all.extend(strayed.map(|(client, seen)| escape(number(client), Sign::Onward, seen)));
     all.extend(ledger.disguised.values().map(|seen| escape(None, Sign::Port, seen)));
     all.sort_by_key(|escape| escape.first.when);
     all

@@ -97,8 +97,14 @@ impl Traffic {
 
     /// Starts streams of every kind, of which a judge is told, by whatever proxy. A long connection that breaks is made anew.
     pub fn judged(lab: &Lab, judge: &Judge) -> Result<Self> {
+        Self::judged_if(lab, judge, |_| true)
+    }
+
+    /// The same, of those kinds whose name is wanted.
+    pub fn judged_if(lab: &Lab, judge: &Judge, wanted: impl Fn(&str) -> bool) -> Result<Self> {
+        let kinds: Vec<_> = ALL.into_iter().filter(|(name, ..)| wanted(name)).collect();
         let shared = Shared::new(LASTING, Some(judge.registry()));
-        Self::of(lab, &ALL, shared, Proxies::In(lab.dir().to_owned()))
+        Self::of(lab, &kinds, shared, Proxies::In(lab.dir().to_owned()))
     }
 
     fn of(lab: &Lab, kinds: &[Kind], shared: Shared, proxies: Proxies) -> Result<Self> {

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use crate::client::Session;
 use crate::judge::{Attempt, Cookie, Registry};
 use crate::lab::Lab;
+use crate::layout::REMOTE;
 use crate::netns::Netns;
 use crate::ports;
 use crate::proxy::Record;
@@ -20,6 +21,8 @@ pub(super) struct Stream {
     source: Ipv4Addr,
     pub(super) to: SocketAddrV4,
     server: &'static str,
+    /// Whether it is the server's own address that it is for, and the server is a pod.
+    is_for_pod: bool,
     /// The listener of the proxy; it must not see the connection if there is none.
     listener: Option<u16>,
 }
@@ -48,15 +51,22 @@ pub(super) const ALL: [Kind; 7] = [
 
 impl Stream {
     pub(super) fn of(lab: &Lab, (name, from, to, server, listener): Kind) -> Result<Self> {
+        let is_for_pod = to == server && to != REMOTE;
         let (netns, source, to) = (lab.place(from)?, lab.address(from)?, lab.target(to)?);
-        Ok(Self { name, from, netns, source, to, server, listener })
+        Ok(Self { name, from, netns, source, to, server, is_for_pod, listener })
     }
 
     /// An address from which nothing has been sent, and the cookie for what will be, if somebody judges it.
     pub(super) fn ticket(&self, registry: Option<&Registry>) -> Result<(SocketAddrV4, Option<Cookie>)> {
         let client = ports::fresh(self.source)?;
-        let attempt =
-            || Attempt { stream: self.name, from: self.from.to_owned(), client, proxied: self.listener.is_some() };
+        let server = self.is_for_pod.then(|| (self.server.to_owned(), self.to));
+        let attempt = || Attempt {
+            stream: self.name,
+            from: self.from.to_owned(),
+            client,
+            proxied: self.listener.is_some(),
+            server,
+        };
         Ok((client, registry.map(|registry| registry.register(attempt()))))
     }
 
