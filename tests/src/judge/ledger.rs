@@ -42,7 +42,7 @@ pub struct Sighting {
     pub flags: Flags,
     /// The tunnel that it was in.
     pub tunnel: Option<Tunnel>,
-    /// Whether it begins with the cookie.
+    /// Whether it, or one like it that was seen later at the same place, begins with a cookie.
     pub cookie: bool,
 }
 
@@ -164,7 +164,10 @@ impl Ledger {
 }
 
 fn note<K: Ord>(entry: std::collections::btree_map::Entry<'_, K, Sightings>, sighting: Sighting) {
-    entry.or_insert(Sightings { first: sighting, count: 0 }).count += 1;
+    let cookie = sighting.cookie;
+    let seen = entry.or_insert(Sightings { first: sighting, count: 0 });
+    seen.count += 1;
+    seen.first.cookie |= cookie;
 }
 
 /// Nobody connects from there without being registered: it is what masquerading makes of a client's address, keeping its port.
