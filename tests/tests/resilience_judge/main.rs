@@ -10,6 +10,7 @@ use redirect_lab::harness::{Checks, options, start, watchful};
 use redirect_lab::judge::{Escape, Judge, Sign, Tap, Verdict};
 use redirect_lab::lab::Lab;
 use redirect_lab::layout::{NODE, REMOTE, UPLINK};
+use redirect_lab::mode::Mode;
 use redirect_lab::scoped::ScopedLab;
 use redirect_lab::table;
 use redirect_lab::traffic::{Class, Report, Traffic};
@@ -100,14 +101,18 @@ fn way_in_is_blocked(lab: &mut Lab) -> Result<()> {
         traffic.wait_for_more(ENOUGH)
     })?;
     verdict.nothing_escaped()?;
-    let is_inbound = |stream: &str| INBOUND.contains(&stream);
-    ensure!(report.failed.iter().all(|failure| is_inbound(failure.stream)), "{:?}", report.failed);
+    // In ebpf mode what answers the proxy from behind a service's address comes by that rule too: it is known again only once
+    // translated back.
+    let ebpf = lab.mode() == Mode::Ebpf;
+    let translated = |stream: &str| ebpf && stream == "meshed to a service";
+    let may_fail = |stream: &str| INBOUND.contains(&stream) || translated(stream);
+    ensure!(report.failed.iter().all(|failure| may_fail(failure.stream)), "{:?}", report.failed);
     for stream in INBOUND {
-        let failed = report.failed.iter().filter(|failure| failure.stream == stream).count();
-        ensure!(failed >= ENOUGH - 1, "of {stream} only {failed} failed");
+        let failed: Vec<_> = report.failed.iter().filter(|failure| failure.stream == stream).collect();
+        ensure!(failed.len() >= ENOUGH - 1, "of {stream} only {} failed", failed.len());
+        ensure!(failed.iter().all(|failure| failure.class == Class::Timeout), "{failed:?}");
     }
-    ensure!(report.classes().keys().eq([&Class::Timeout]), "{:?}", report.classes());
-    ensure!(report.broken.is_empty(), "{:?}", report.broken);
+    ensure!(report.broken.iter().all(|failure| translated(failure.stream)), "{:?}", report.broken);
     Ok(())
 }
 
