@@ -25,7 +25,12 @@ pub(crate) struct Rules<'a> {
     pub(crate) node_addresses: &'a BTreeSet<IpAddr>,
     /// What the CNI plugin has said of pods, before their status says it.
     pub(crate) attachments: &'a Book,
+    /// The addresses with which pods were meshed last.
+    pub(crate) known: &'a Known,
 }
+
+/// Addresses of pods by UID.
+pub(crate) type Known = BTreeMap<String, Vec<IpAddr>>;
 
 /// The verdict on a pod.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -81,6 +86,12 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
+    /// The meshed pods' addresses, to be known again when their status does not say.
+    pub(crate) fn known(&self) -> Known {
+        let meshed = self.pods.iter().filter(|pod| pod.state == State::Meshed);
+        meshed.map(|pod| (pod.uid.clone(), pod.ips.clone())).collect()
+    }
+
     /// Whether another pod than `proxy`, one that has not ended, has its address.
     pub(crate) fn has_given_away(&self, proxy: &Proxy) -> bool {
         self.pods.iter().any(|pod| pod.uid != proxy.uid && !pod.ended && pod.ips.contains(&proxy.ip))
@@ -95,10 +106,10 @@ pub(crate) fn decide(snapshot: &Snapshot, rules: &Rules<'_>) -> Cluster {
     let ambient: BTreeSet<_> = ambient.map(|namespace| namespace.name.as_str()).collect();
     let mut cluster = Cluster { problems: snapshot.problems.clone(), ..Cluster::default() };
     choose_proxy(&here, rules, &mut cluster);
-    let assigned = assign(&here, rules.attachments);
-    let owners = owners(&here, cluster.proxy.as_ref(), &assigned);
+    let addresses = Addresses { assigned: assign(&here, rules.attachments), known: rules.known };
+    let owners = owners(&here, cluster.proxy.as_ref(), &addresses);
     for pod in &here {
-        let verdict = judge(pod, &ambient, &owners, &assigned, rules);
+        let verdict = judge(pod, &ambient, &owners, &addresses, rules);
         if verdict.state == State::Refused {
             cluster.problems.push(Problem::new(object(pod), verdict.reason.as_deref().unwrap_or("refused")));
         }
@@ -111,7 +122,7 @@ pub(crate) fn decide(snapshot: &Snapshot, rules: &Rules<'_>) -> Cluster {
         cluster.pods.push(verdict);
     }
     cluster.problems.extend(impostors(&here, rules));
-    cluster.attached = assigned.owners;
+    cluster.attached = addresses.assigned.owners;
     cluster.pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
     cluster
 }
@@ -120,11 +131,10 @@ fn judge(
     pod: &Pod,
     ambient: &BTreeSet<&str>,
     owners: &Owners<'_>,
-    assigned: &Assigned<'_>,
+    addresses: &Addresses<'_>,
     rules: &Rules<'_>,
 ) -> PodVerdict {
-    let mut ips = ips(pod).to_vec();
-    assigned.complete(named(pod), &mut ips);
+    let ips = addresses.of(pod);
     let malformed = pod.ips.as_ref().err().cloned();
     let (state, reason) = match membership(pod, ambient, rules) {
         Err(reason) => (State::NotMeshed, Some(reason)),
@@ -207,20 +217,41 @@ fn named(pod: &Pod) -> Named<'_> {
     Named { namespace: &pod.namespace, name: &pod.name, uid: &pod.uid, runtime_uid: pod.runtime_uid.as_deref() }
 }
 
+/// Where pods' addresses are from.
+struct Addresses<'a> {
+    assigned: Assigned<'a>,
+    known: &'a Known,
+}
+
+impl Addresses<'_> {
+    /// Those that a pod's status and its attachments name. Where neither names any, as for a while after a reboot of the node or of
+    /// its runtime, those that it was meshed with: it may be talking.
+    fn of(&self, pod: &Pod) -> Vec<IpAddr> {
+        let mut ips = ips(pod).to_vec();
+        self.assigned.complete(named(pod), &mut ips);
+        if ips.is_empty() && pod.ips.as_ref().is_ok_and(Vec::is_empty) {
+            ips = self.known.get(&pod.uid).cloned().unwrap_or_default();
+            self.assigned.complete(named(pod), &mut ips);
+        }
+        ips
+    }
+}
+
 /// Which pod an address belongs to: the newest that claims it, because an ended or forgotten pod's address is given away; before
-/// all that is claimed, the pod that it was attached to last; ztunnel's is ztunnel's, whoever claims it.
+/// all that is claimed, the pod that it was attached to last; after all, one that was meshed with it and claims none; ztunnel's is
+/// ztunnel's, whoever claims it.
 type Owners<'a> = BTreeMap<IpAddr, &'a Pod>;
 
-fn owners<'a>(pods: &[&'a Pod], proxy: Option<&ProxyPod>, assigned: &Assigned<'_>) -> Owners<'a> {
+fn owners<'a>(pods: &[&'a Pod], proxy: Option<&ProxyPod>, addresses: &Addresses<'_>) -> Owners<'a> {
     let mut sorted: Vec<_> = pods.iter().copied().filter(|pod| !pod.is_host_network && pod.ended.is_none()).collect();
     let is_chosen = |pod: &Pod| proxy.is_some_and(|proxy| pod.uid == proxy.uid);
-    let rank = |pod: &Pod, ip| (is_chosen(pod), assigned.owner(ip) == Some(named(pod)));
+    let rank = |pod: &Pod, ip| {
+        (is_chosen(pod), addresses.assigned.owner(ip) == Some(named(pod)), ips(pod).contains(&ip))
+    };
     sorted.sort_by_key(|pod| age_key(pod));
-    let claims = sorted.iter().flat_map(|pod| {
-        let mut ips = ips(pod).to_vec();
-        assigned.complete(named(pod), &mut ips);
-        ips.into_iter().map(|ip| (rank(pod, ip), ip, *pod)).collect::<Vec<_>>()
-    });
+    let claims = sorted
+        .iter()
+        .flat_map(|pod| addresses.of(pod).into_iter().map(|ip| (rank(pod, ip), ip, *pod)).collect::<Vec<_>>());
     let mut claims: Vec<_> = claims.collect();
     // Stable: among equals the newest pod stays last.
     claims.sort_by_key(|(rank, ..)| *rank);

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Mode;
+use crate::enrol::Known;
 use crate::kernel::file;
 use crate::kernel::netns::NetnsId;
 use crate::proxy::Proxy;
@@ -41,6 +42,9 @@ struct Data {
     /// Which guards may stand; a new record does not know.
     #[serde(default)]
     guards: BTreeMap<Family, bool>,
+    /// The addresses with which pods were meshed last.
+    #[serde(default)]
+    known: Known,
     /// Namespaces of former proxies that still hold something of ours.
     retired: Vec<NetnsId>,
     /// Namespaces other than the node's in which something was made.
@@ -112,6 +116,16 @@ impl Record {
             }
             data.retired.retain(|netns| *netns != proxy.netns);
         })
+    }
+
+    /// The addresses with which pods were meshed last.
+    pub(crate) fn known(&self) -> &Known {
+        &self.data.known
+    }
+
+    /// Notes them; those of others are forgotten.
+    pub(crate) fn set_known(&mut self, known: Known) -> anyhow::Result<()> {
+        if self.data.known == known { Ok(()) } else { self.change(|data| data.known = known) }
     }
 
     /// Namespaces of former proxies.

@@ -7,13 +7,14 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use redirect_lab::client::Session;
 use redirect_lab::demo::ZTUNNEL;
-use redirect_lab::harness::{Checks, settled};
+use redirect_lab::harness::{Checks, settled, start, watchful};
 use redirect_lab::lab::Lab;
 use redirect_lab::layout::{MESH_NAMESPACE, PLAIN_NAMESPACE, PROXY_NAMESPACE};
 use redirect_lab::operator::meshed;
 use redirect_lab::pod::Pod;
 use redirect_lab::status::Status;
 use redirect_lab::table::{self, CASES, Case, Expect};
+use rustix::process::Signal;
 
 const FOLLOW: Duration = Duration::from_secs(30);
 const MODE: &str = "istio.io/dataplane-mode";
@@ -61,6 +62,7 @@ fn pods_come_change_and_go() -> Result<()> {
         lab.wait_until(FOLLOW, "app-c meshed", |status| status.settled && status.meshed("app-c"))?;
         proxied(&lab, "app-c", true)
     });
+    checks.check("a status that names no address any more takes nobody out", || forgotten_address(&mut lab));
     checks.check("a finished pod is not meshed", || {
         let change = |lab: &mut Lab| lab.change_pod("app-c", |pod| pod.phase = "Succeeded".to_owned());
         follow(&mut lab, "app-c not meshed", change, |status| !status.meshed("app-c"), ONE_POD)?;
@@ -194,6 +196,23 @@ fn follow(
 
 fn add_app_c(lab: &mut Lab) -> Result<()> {
     lab.add_pod(Pod::app(MESH_NAMESPACE, "app-c")?).map(drop)
+}
+
+/// As after a reboot of the node, before the runtime has made anew what it lost; also for an agent that starts then.
+fn forgotten_address(lab: &mut Lab) -> Result<()> {
+    let (ips, ip) = (lab.pod("app-c")?.ips.clone(), lab.pod("app-c")?.ip()?);
+    lab.change_pod("app-c", |pod| pod.ips.clear())?;
+    // Changes are read one after another: who has seen this one has seen that.
+    for (mode, is_meshed) in [(Some("none"), false), (None, true)] {
+        lab.label_pod("app-b", MODE, mode)?;
+        lab.wait_until(FOLLOW, "app-b changed", |status| status.settled && status.meshed("app-b") == is_meshed)?;
+        ensure!(meshed(lab)?.contains(&ip), "{ip} is not in the datapath any more");
+    }
+    lab.stop_agent(Signal::KILL)?;
+    start(lab, &watchful())?;
+    ensure!(meshed(lab)?.contains(&ip), "{ip} is not in the datapath of the next agent");
+    lab.change_pod("app-c", |pod| pod.ips = ips)?;
+    proxied(lab, "app-c", true)
 }
 
 fn is_new(status: &Status, old: &str) -> bool {

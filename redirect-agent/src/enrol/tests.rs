@@ -34,6 +34,10 @@ fn cluster(pods: &[Value]) -> Cluster {
 }
 
 fn cluster_with(pods: &[Value], attachments: &Book) -> Cluster {
+    cluster_after(pods, attachments, &Known::new())
+}
+
+fn cluster_after(pods: &[Value], attachments: &Book, known: &Known) -> Cluster {
     let namespaces = [
         namespace("mesh", &json!({ LABEL_MODE: MODE_AMBIENT })),
         namespace("default", &json!({})),
@@ -46,7 +50,7 @@ fn cluster_with(pods: &[Value], attachments: &Book) -> Cluster {
     };
     let node_addresses = BTreeSet::from(["172.18.0.2".parse().unwrap()]);
     let proxy_namespace = "istio-system";
-    decide(&snapshot, &Rules { node_name: "n1", proxy_namespace, node_addresses: &node_addresses, attachments })
+    decide(&snapshot, &Rules { node_name: "n1", proxy_namespace, node_addresses: &node_addresses, attachments, known })
 }
 
 fn state(value: Value) -> (State, String) {
@@ -93,6 +97,25 @@ fn addresses_that_cannot_be_meshed() {
         assert_eq!(state, State::Refused, "{bad}");
         assert!(!reason.is_empty());
     }
+}
+
+#[test]
+fn a_status_that_names_no_address_any_more() {
+    let known = cluster(&[pod("mesh", "app", "10.0.0.1")]).known();
+    let after = |pods: &[Value], attachments: &Book| {
+        let cluster = cluster_after(pods, attachments, &known);
+        (cluster.pods[0].state, cluster.meshed.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let empty = pod("mesh", "app", "");
+    let none = Book::default();
+    assert_eq!(after(std::slice::from_ref(&empty), &none), (State::Meshed, vec!["10.0.0.1".into()]));
+    // What anybody says is more than what was known.
+    assert_eq!(after(&[pod("mesh", "app", "10.0.0.2")], &none), (State::Meshed, vec!["10.0.0.2".into()]));
+    let older = with(pod("default", "other", "10.0.0.1"), "/metadata/creationTimestamp", json!("2023-01-01T00:00:00Z"));
+    assert_eq!(after(&[older, empty.clone()], &none).1, Vec::<String>::new());
+    // Another pod of the name, and one that has ended, never had it.
+    assert_eq!(after(&[with(empty.clone(), "/metadata/uid", json!("another"))], &none).0, State::Pending);
+    assert_eq!(after(&[with(empty, "/status/phase", json!("Failed"))], &none).0, State::NotMeshed);
 }
 
 #[test]

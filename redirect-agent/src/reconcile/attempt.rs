@@ -29,8 +29,11 @@ impl Reconciler {
                 proxy_namespace: &self.config.proxy_namespace,
                 node_addresses: &facts.addresses,
                 attachments: &look.book,
+                known: self.record.known(),
             },
         );
+        // Before anything is made of them: an agent that starts anew must know them too.
+        self.record.set_known(cluster.known())?;
         self.follow_trace(&cluster);
         let node_ip = self.node_ip(&cluster, &facts, ledger);
         self.release_ended(&cluster);
