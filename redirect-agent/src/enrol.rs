@@ -245,9 +245,8 @@ type Owners<'a> = BTreeMap<IpAddr, &'a Pod>;
 fn owners<'a>(pods: &[&'a Pod], proxy: Option<&ProxyPod>, addresses: &Addresses<'_>) -> Owners<'a> {
     let mut sorted: Vec<_> = pods.iter().copied().filter(|pod| !pod.is_host_network && pod.ended.is_none()).collect();
     let is_chosen = |pod: &Pod| proxy.is_some_and(|proxy| pod.uid == proxy.uid);
-    let rank = |pod: &Pod, ip| {
-        (is_chosen(pod), addresses.assigned.owner(ip) == Some(named(pod)), ips(pod).contains(&ip))
-    };
+    let rank =
+        |pod: &Pod, ip| (is_chosen(pod), addresses.assigned.owner(ip) == Some(named(pod)), ips(pod).contains(&ip));
     sorted.sort_by_key(|pod| age_key(pod));
     let claims = sorted
         .iter()

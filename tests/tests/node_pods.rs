@@ -5,11 +5,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use redirect_lab::capture::Capture;
 use redirect_lab::client::Session;
 use redirect_lab::demo::ZTUNNEL;
 use redirect_lab::harness::{Checks, settled, start, watchful};
 use redirect_lab::lab::Lab;
-use redirect_lab::layout::{MESH_NAMESPACE, PLAIN_NAMESPACE, PROXY_NAMESPACE};
+use redirect_lab::layout::{MESH_NAMESPACE, PLAIN_NAMESPACE, PROXY_NAMESPACE, UPLINK};
 use redirect_lab::operator::meshed;
 use redirect_lab::pod::Pod;
 use redirect_lab::status::Status;
@@ -115,8 +116,14 @@ fn ztunnel_is_replaced() -> Result<()> {
     checks.check("ztunnel-2 dies and ztunnel-3 comes later", || {
         lab.remove_pod("ztunnel-2")?;
         lab.wait_until(FOLLOW, "without a proxy", |status| status.proxy.state != "programmed")?;
-        let row = table::run_case(&lab, ZTUNNEL, escape())?;
-        ensure!(row.seen.is_err(), "app-a reached the remote server unproxied: {:?}", row.seen);
+        // Nor does anything of it leave in a tunnel, to whoever may have ztunnel's address elsewhere.
+        let tunnels = Capture::start(&lab.node(), UPLINK, "udp port 6081")?;
+        for case in [escape(), from_outside()] {
+            let row = table::run_case(&lab, ZTUNNEL, case)?;
+            ensure!(row.seen.is_err(), "{} came about unproxied: {:?}", case.name, row.seen);
+        }
+        let left = tunnels.finish()?;
+        ensure!(left.is_empty(), "{} left in a tunnel: {:?}", left.len(), left.first());
         lab.add_pod(Pod::proxy(PROXY_NAMESPACE, "ztunnel-3")?)?;
         lab.wait_until(FOLLOW, "ztunnel-3 programmed", |status| status.proxied_by("ztunnel-3"))?;
         table::check(&lab, "ztunnel-3")
@@ -233,4 +240,8 @@ fn proxied(lab: &Lab, pod: &'static str, meshed: bool) -> Result<()> {
 
 fn escape() -> Case {
     CASES[0]
+}
+
+fn from_outside() -> Case {
+    Case { name: "inbound", from: "remote", source: None, to: "app-a", server: "app-a", proxy: Expect::Nothing }
 }

@@ -16,7 +16,7 @@ use crate::datapaths::iptables::{self, NodeRules};
 use crate::proxy::Proxy;
 use crate::resources::address::Address;
 use crate::resources::chain::Chain;
-use crate::resources::guard::{Guard, GuardedBridge, Guards};
+use crate::resources::guard::{Destination, Guard, GuardedBridge, Guards, Way};
 use crate::resources::link::Geneve;
 use crate::resources::map::Maps;
 use crate::resources::neighbour::Neighbour;
@@ -89,7 +89,7 @@ pub(crate) fn node(inputs: &Inputs<'_>) -> Plan {
     let mut plan = Plan {
         rules: NODE_RULES.to_vec(),
         sysctls: settings::node(inputs),
-        guards: Guards { bridge: None, destination: true },
+        guards: Guards { bridge: None, destination: Some(Destination { way: way(inputs) }) },
         ..Plan::default()
     };
     if inputs.modes.contains(&Mode::Iptables) {
@@ -112,6 +112,12 @@ pub(crate) fn node(inputs: &Inputs<'_>) -> Plan {
         plan.routes = node_routes(inputs, &ends);
     }
     plan
+}
+
+/// Where what is marked for ztunnel may leave. A device that is gone names no other: as long as it is, nothing leaves.
+fn way(inputs: &Inputs<'_>) -> Option<Way> {
+    let Ends { proxy, proxy_ip, .. } = ends(inputs)?;
+    Some(Way { proxy: proxy_ip, port: inputs.tunnel_port, device: proxy.host.device().to_owned() })
 }
 
 /// What must stand in ztunnel's namespace; nothing without tunnels.

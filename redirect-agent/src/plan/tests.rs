@@ -77,7 +77,12 @@ fn the_node_reads_as_designed() {
         ["192.168.126.2 dev istioin lladdr 02:72:64:72:01:02", "192.168.127.2 dev istioout lladdr 02:72:64:72:02:02"]
     );
     assert_eq!(plan.set, Some(meshed));
-    assert_eq!(plan.guards, Guards { bridge: None, destination: true });
+    let way = plan.guards.destination.and_then(|destination| destination.way);
+    assert_eq!(
+        way.map(|way| (way.proxy.to_string(), way.port, way.device)),
+        Some(("10.244.2.3".into(), 6081, "vethz".into()))
+    );
+    assert_eq!(plan.guards.bridge, None);
 }
 
 #[test]

@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(looks(Cause::Routing, &one, &one), [false, false, false, true]);
         assert_eq!(looks(Cause::Anything, &one, &one), [true; 4]);
         let mut guarded = one.clone();
-        guarded.guards.destination = true;
+        guarded.guards.destination = Some(guard::Destination::default());
         assert_eq!(looks(Cause::Routing, &guarded, &one), [false, true, false, true]);
     }
 }

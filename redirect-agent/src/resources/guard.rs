@@ -15,6 +15,7 @@ mod bridge;
 mod destination;
 
 pub(crate) use bridge::{Guard, GuardedBridge, Mac, mac};
+pub(crate) use destination::Way;
 
 /// The family of a table of ours.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -41,15 +42,22 @@ impl fmt::Display for Family {
 pub(crate) struct Guards {
     /// Where pods of this node are switched.
     pub(crate) bridge: Option<Guard>,
-    /// Where anything is marked outbound.
-    pub(crate) destination: bool,
+    /// Where anything is marked.
+    pub(crate) destination: Option<Destination>,
+}
+
+/// What the destination guard needs to know.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Destination {
+    /// Where ztunnel is, or was, if anybody knows.
+    pub(crate) way: Option<Way>,
 }
 
 /// Makes the guards stand; those that are not wanted go.
 pub(crate) fn converge(context: &mut Context<'_>, desired: &Guards) -> anyhow::Result<()> {
     let wanted = [
         (Family::Bridge, desired.bridge.as_ref().map(bridge::render)),
-        (Family::Ip, desired.destination.then(destination::render)),
+        (Family::Ip, desired.destination.as_ref().map(|destination| destination::render(destination.way.as_ref()))),
     ];
     for (family, want) in wanted {
         converge_one(context, family, want.as_deref())?;

@@ -9,12 +9,42 @@
 //!   destination, so between routing and the way out it is another one: the tunnel's. The connection knows the true one.
 //!
 //! New connections need that to whatever destination, later packets to local ones only; these carry proxy-return, mostly.
+//!
+//! It also holds where routes do not: what was marked for ztunnel, and the tunnels' own packets, leave by the device that leads to
+//! ztunnel or not at all. When ztunnel ends, the kernel takes the routes of its veth away at once, and the main table, which is asked
+//! next, has one for everything.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 
 use redirect_common::names::{BRIDGE_TABLE, ISTIOIN, ISTIOOUT, OUTBOUND, PROXY_RETURN};
 
+/// The way to ztunnel, or where it was.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Way {
+    /// Its address, to which the tunnels go.
+    pub(crate) proxy: Ipv4Addr,
+    /// Their UDP port.
+    pub(crate) port: u16,
+    /// The node's device that leads there.
+    pub(crate) device: String,
+}
+
 /// The table as `nft -nn list` prints it: protocol 6 is TCP, direction 0 the original one, address type 2 local; state 0x8 is
 /// new, 0x1 invalid, 0x40 untracked.
-pub(super) fn render() -> String {
+pub(super) fn render(way: Option<&Way>) -> String {
+    let elsewhere = way.map(|way| format!("oifname != \"{}\" ", way.device)).unwrap_or_default();
+    let mut contain = String::new();
+    if let Some(Way { proxy, port, .. }) = way {
+        let _ = write!(
+            contain,
+            "chain contain {{
+type filter hook output priority 0; policy accept;
+ip daddr {proxy} udp dport {port} {elsewhere}drop
+}}
+"
+        );
+    }
     let (table, hidden) = (BRIDGE_TABLE, ISTIOOUT.proxy_addr);
     let (into, out) = (ISTIOIN.node_link, ISTIOOUT.node_link);
     let [outbound, back] = [OUTBOUND, PROXY_RETURN].map(|mark| format!("& {0:#010x} == {0:#010x}", mark.value()));
@@ -43,9 +73,10 @@ meta mark & {both:#010x} != 0x00000000 ct state 0x1,0x40 fib daddr type 2 drop
 chain reveal {{
 type filter hook postrouting priority -300; policy accept;
 ip protocol 6 meta mark {outbound} oifname != \"{out}\" drop
+ip protocol 6 meta mark {back} {elsewhere}drop
 ct mark {outbound} ct direction 0 ip daddr {hidden} ip daddr set ct reply ip saddr
 }}
-}}
+{contain}}}
 "
     )
 }
@@ -53,10 +84,11 @@ ct mark {outbound} ct direction 0 ip daddr {hidden} ip daddr set ct reply ip sad
 #[cfg(test)]
 mod tests {
     use super::super::squeeze;
-    use super::render;
+    use super::*;
 
     #[test]
     fn reads_as_nft_prints_it() {
+        let way = Way { proxy: Ipv4Addr::new(10, 244, 1, 6), port: 6081, device: "veth1".to_owned() };
         let printed = "table ip ztunnel { \
             chain hide { ct mark set ct mark | 0x00000100 ip daddr set 192.168.127.2 accept } \
             chain destination { type nat hook prerouting priority -101; policy accept; \
@@ -70,7 +102,13 @@ mod tests {
             meta mark & 0x00000140 != 0x00000000 ct state 0x1,0x40 fib daddr type 2 drop } \
             chain reveal { type filter hook postrouting priority -300; policy accept; \
             ip protocol 6 meta mark & 0x00000100 == 0x00000100 oifname != \"istioout\" drop \
-            ct mark & 0x00000100 == 0x00000100 ct direction 0 ip daddr 192.168.127.2 ip daddr set ct reply ip saddr } }";
-        assert_eq!(squeeze(&render()), printed);
+            ip protocol 6 meta mark & 0x00000040 == 0x00000040 oifname != \"veth1\" drop \
+            ct mark & 0x00000100 == 0x00000100 ct direction 0 ip daddr 192.168.127.2 ip daddr set ct reply ip saddr } \
+            chain contain { type filter hook output priority 0; policy accept; \
+            ip daddr 10.244.1.6 udp dport 6081 oifname != \"veth1\" drop } }";
+        assert_eq!(squeeze(&render(Some(&way))), printed);
+        // Without a ztunnel nothing may be on its way to it.
+        let none = squeeze(&render(None));
+        assert!(none.contains("ip protocol 6 meta mark & 0x00000040 == 0x00000040 drop") && !none.contains("contain"));
     }
 }
