@@ -176,7 +176,7 @@ const NEW_ZTUNNEL: Budget = &[
     ("rule", 4),
     ("sysctl", 16),
     ("chain", 8),
-    ("guard", 1),
+    ("guard", 2),
     ("map", 4),
     ("program", 6),
     ("qdisc", 1),
