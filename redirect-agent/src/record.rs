@@ -62,6 +62,9 @@ struct Kept {
     /// Devices that we gave a `clsact` qdisc.
     #[serde(default)]
     qdiscs: BTreeSet<u32>,
+    /// Those of them that had no queue until then.
+    #[serde(default)]
+    unqueued: BTreeSet<u32>,
 }
 
 /// The record, and the file that holds it.
@@ -282,11 +285,19 @@ impl Record {
         self.kept(netns).is_some_and(|kept| kept.qdiscs.contains(&index))
     }
 
-    /// Notes a device before it is given one.
-    pub(crate) fn add_qdisc(&mut self, netns: NetnsId, index: u32) -> anyhow::Result<()> {
+    /// Notes a device before it is given one, and whether it has a queue so far.
+    pub(crate) fn add_qdisc(&mut self, netns: NetnsId, index: u32, has_queue: bool) -> anyhow::Result<()> {
         self.change_kept(netns, |kept| {
             kept.qdiscs.insert(index);
+            if !has_queue {
+                kept.unqueued.insert(index);
+            }
         })
+    }
+
+    /// Devices that had no queue before the agent gave them a qdisc.
+    pub(crate) fn unqueued(&self, netns: NetnsId) -> BTreeSet<u32> {
+        self.kept(netns).map(|kept| kept.unqueued.clone()).unwrap_or_default()
     }
 
     /// Forgets devices whose qdisc of ours is gone: one that comes later is somebody else's.
@@ -294,7 +305,10 @@ impl Record {
         if self.kept(netns).is_none_or(|kept| kept.qdiscs.iter().all(|index| keep(*index))) {
             return Ok(());
         }
-        self.change_kept(netns, |kept| kept.qdiscs.retain(|index| keep(*index)))
+        self.change_kept(netns, |kept| {
+            kept.qdiscs.retain(|index| keep(*index));
+            kept.unqueued.retain(|index| keep(*index));
+        })
     }
 
     /// Removes the file: nothing stands any more.

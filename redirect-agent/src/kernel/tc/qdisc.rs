@@ -50,8 +50,11 @@ pub(crate) fn add(netlink: &mut Netlink, index: u32) -> Result<(), NetlinkError>
     netlink.request(RouteNetlinkMessage::NewQueueDiscipline(message(index)), NLM_F_CREATE | NLM_F_EXCL).map(drop)
 }
 
-/// Sets the device's queue length, which the kernel raises from 0 to 1000 as soon as a qdisc is added (`qdisc_create`,
-/// `net/sched/sch_api.c`).
+/// To what the kernel raises the queue length of a device that has none as soon as it is given a qdisc, in packets
+/// (`qdisc_create`, `net/sched/sch_api.c`; `DEFAULT_TX_QUEUE_LEN`).
+pub(crate) const RAISED_QUEUE_LEN: u32 = 1000;
+
+/// Sets the length of the device's queue, in packets.
 pub(crate) fn set_queue_len(netlink: &mut Netlink, index: u32, packets: u32) -> Result<(), NetlinkError> {
     let mut message = LinkMessage::default();
     message.header.index = index;

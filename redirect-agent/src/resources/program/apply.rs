@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use super::diff::{HANDLE, Observed, Step, Wanted};
 use super::observe::{name_of, pin_path};
 use super::{Attach, AttachKind, Context, Place, Programs};
+use crate::kernel::links::Link;
 use crate::kernel::netlink::{Netlink, NetlinkError};
 use crate::kernel::tc::filter::{self, Slot};
 use crate::kernel::tc::qdisc::{self, Qdisc};
@@ -24,6 +25,7 @@ pub(super) fn apply(
 ) -> anyhow::Result<()> {
     let netns = context.netns.id();
     context.record.retain_qdiscs(netns, |index| observed.qdiscs.get(&index) == Some(&Qdisc::Clsact))?;
+    put_queues_back(context)?;
     let places: BTreeSet<Place> = desired.keys().copied().chain(observed.places()).collect();
     for place in places {
         let name = desired.get(&place).copied();
@@ -129,19 +131,43 @@ fn write_filter(
     programs.with(name, |program| Ok(write(context.netns.netlink(), slot, name, program.fd()?.as_fd())?))
 }
 
-/// On record before it is made: a qdisc does not say whose it is.
+/// On record before it is made: a qdisc does not say whose it is. Where one stands already although none was tried for, it is
+/// another's; whatever else went wrong, it may have been made.
 fn add_qdisc(context: &mut Context<'_>, index: u32) -> anyhow::Result<()> {
     let netns = context.netns.id();
-    context.record.add_qdisc(netns, index)?;
-    let queue_len = context.links()?.iter().find(|link| link.index == index).map(|link| link.queue_len);
+    let has_queue = context.links()?.iter().any(|link| link.index == index && link.queue_len > 0);
+    let tried = context.record.made_qdisc(netns, index);
+    context.record.add_qdisc(netns, index, has_queue)?;
     if let Err(error) = qdisc::add(context.netns.netlink(), index) {
-        context.record.retain_qdiscs(netns, |made| made != index)?;
+        if error.is(Errno::EEXIST) && !tried {
+            context.record.retain_qdiscs(netns, |made| made != index)?;
+        }
         return Err(error.into());
     }
-    if queue_len == Some(0) {
-        // The qdisc stands whether or not this succeeds, and stays on record.
-        qdisc::set_queue_len(context.netns.netlink(), index, 0)
-            .context("put the length of the device's queue back to 0")?;
+    if !has_queue {
+        put_queue_back(context, index)?;
+    }
+    Ok(())
+}
+
+fn put_queue_back(context: &mut Context<'_>, index: u32) -> anyhow::Result<()> {
+    qdisc::set_queue_len(context.netns.netlink(), index, 0).context("put the length of the device's queue back to 0")
+}
+
+/// Does what was not come to when the qdiscs were added, because the agent ended or the kernel refused.
+fn put_queues_back(context: &mut Context<'_>) -> anyhow::Result<()> {
+    let unqueued = context.record.unqueued(context.netns.id());
+    if unqueued.is_empty() {
+        return Ok(());
+    }
+    let is_raised = |link: &&Link| link.queue_len == qdisc::RAISED_QUEUE_LEN && unqueued.contains(&link.index);
+    let raised: Vec<_> =
+        context.links()?.iter().filter(is_raised).map(|link| (link.index, link.name.clone())).collect();
+    for (index, name) in raised {
+        let outcome = put_queue_back(context, index);
+        if outcome.is_ok() || !is_gone(context, index)? {
+            context.ledger.book(Kind::Qdisc, &format!("queue of {name}"), "taken back", outcome);
+        }
     }
     Ok(())
 }
