@@ -29,9 +29,9 @@ use crate::{packages, programs, progress, setup, verifier};
 /// What is asked for.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Which tests
-    #[arg(value_enum, default_value_t = Part::All)]
-    part: Part,
+    /// Which tests: one part after the other, and one sum
+    #[arg(value_enum, default_value = "all")]
+    parts: Vec<Part>,
     /// Only on these kernels, where guests are needed
     #[arg(long, value_name = "VERSION")]
     kernel: Vec<Series>,
@@ -78,27 +78,40 @@ enum Part {
     Resilience,
 }
 
-/// Runs them, and says by the exit code whether all is good.
+/// Runs them, and says by the exit code whether all is good. A part that fails does not keep the others from being run.
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
-    if matches!(arguments.part, Part::Kubernetes | Part::Cluster) {
+    if arguments.parts.iter().all(|part| matches!(part, Part::Kubernetes | Part::Cluster)) {
         // They need no kernel, or one that they get themselves.
         packages::install(packages::BASE)?;
     } else {
         setup::run(workspace)?;
     }
-    let totals = match arguments.part {
-        Part::Unit => unit::run(workspace)?,
-        Part::Lab => lab(workspace, arguments)?,
-        Part::Vm => vm(workspace, arguments)?,
-        Part::Image => image::run(workspace, arguments.kernel.first().copied())?,
-        Part::Kubernetes => kubernetes::run(workspace, arguments)?,
-        Part::Cluster => cluster::run(workspace, arguments)?,
-        Part::Resilience => resilience::run(workspace, arguments)?,
-        Part::All => all(workspace, arguments)?,
-    };
-    progress::say(if totals.are_good() { "all is good" } else { "NOT all is good, see above" });
+    let (mut totals, mut good) = (Totals::default(), true);
+    for part in &arguments.parts {
+        let of_part = one(*part, workspace, arguments)?;
+        if arguments.parts.len() > 1 {
+            let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+            progress::say(format!("part {name}: {of_part}"));
+        }
+        good &= of_part.are_good();
+        totals += of_part;
+    }
+    progress::say(if good { "all is good" } else { "NOT all is good, see above" });
     println!("{totals}");
-    Ok(if totals.are_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn one(part: Part, workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
+    match part {
+        Part::Unit => unit::run(workspace),
+        Part::Lab => lab(workspace, arguments),
+        Part::Vm => vm(workspace, arguments),
+        Part::Image => image::run(workspace, arguments.kernel.first().copied()),
+        Part::Kubernetes => kubernetes::run(workspace, arguments),
+        Part::Cluster => cluster::run(workspace, arguments),
+        Part::Resilience => resilience::run(workspace, arguments),
+        Part::All => all(workspace, arguments),
+    }
 }
 
 fn lab(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::Arguments;
 use super::matrix::{self, Equipment, Job};
-use super::suites::{self, Breadth, Program};
+use super::suites::{self, Breadth, Program, SHORT_STEP};
 use super::totals::Totals;
 use crate::kernels::MATRIX;
 use crate::programs;
@@ -15,29 +15,33 @@ use crate::workspace::Workspace;
 
 /// Tells a suite to do all that is asked of it, and not only a part.
 const LONG: &str = "REDIRECT_LONG";
-/// Of the matrix, the kernels for everyday: the oldest, and the one of today.
-const SHORT: [usize; 2] = [0, 2];
 /// For one suite, and for one guest, in the long form.
 const LONG_SECONDS: u32 = 3 * 3600;
 const LONG_DEADLINE: Duration = Duration::from_hours(8);
 
-/// Runs them all, in both modes on each kernel.
+/// Runs them all: each in both modes, in the short form on one kernel each, else on every kernel that is wanted.
 pub(super) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
     let built = programs::build(workspace)?;
     let tests = suites::build(workspace, suites::RESILIENCE)?.into_iter().filter(Program::is_for_resilience);
     let tests: Vec<Program> = tests.filter(|program| program.is_like(&arguments.suite)).collect();
     let job = |place: usize| Job {
         series: MATRIX[place],
-        suites: arguments.suites(&tests, Breadth::Matrix(place)),
+        suites: arguments.suites(&tests, breadth(arguments, place)),
         equipment: equipment(arguments.long),
     };
     let jobs: Vec<Job> = places(arguments).into_iter().map(job).collect();
     matrix::run(workspace, &built, &jobs)
 }
 
+/// Who asks for a mode or a kernel gets all of it.
+fn breadth(arguments: &Arguments, place: usize) -> Breadth {
+    let is_short = !arguments.long && arguments.kernel.is_empty() && arguments.mode.is_none();
+    if is_short { Breadth::Share(place) } else { Breadth::Matrix(place) }
+}
+
 fn places(arguments: &Arguments) -> Vec<usize> {
     let wanted = |place: &usize| match arguments.kernel.as_slice() {
-        [] => arguments.long || SHORT.contains(place),
+        [] => arguments.long || place.is_multiple_of(SHORT_STEP),
         kernels => kernels.contains(&MATRIX[*place]),
     };
     (0..MATRIX.len()).filter(wanted).collect()

@@ -38,7 +38,9 @@ const LEGACY_PTP: Setting = Setting { backend: "legacy", ..NFT_PTP };
 const LEGACY_BRIDGE: Setting = Setting { backend: "legacy", ..NFT_BRIDGE };
 const EVERY: [Setting; 4] = [NFT_PTP, LEGACY_BRIDGE, NFT_BRIDGE, LEGACY_PTP];
 
-/// What each kernel of the matrix is in [`RESILIENCE`]: the two of the short form are both backends.
+/// From one kernel of the short form of [`RESILIENCE`] to the next: the oldest in use, and the first with TCX.
+pub(super) const SHORT_STEP: usize = 2;
+/// What each kernel of the matrix is there: the two of the short form have a backend each.
 const RESILIENT: [Setting; 4] = [LEGACY_PTP, NFT_BRIDGE, NFT_PTP, LEGACY_BRIDGE];
 
 const IPTABLES: &str = "iptables";
@@ -111,10 +113,8 @@ impl Program {
             return both.into_iter().filter(|setting| mode.is_none_or(|mode| mode == setting.mode)).collect();
         }
         if self.is_for_resilience() {
-            return resilient(breadth)
-                .into_iter()
-                .filter(|setting| mode.is_none_or(|mode| mode == setting.mode))
-                .collect();
+            let wanted = |setting: &Setting| mode.is_none_or(|mode| mode == setting.mode);
+            return self.resilient(breadth).into_iter().filter(wanted).collect();
         }
         if !self.needs_node() {
             return if self.name.starts_with("netns_") { vec![NFT_PTP, LEGACY_PTP] } else { vec![NFT_PTP] };
@@ -126,6 +126,22 @@ impl Program {
             nodes.iter().map(move |node| Setting { mode, tc_attach, ..*node }).collect::<Vec<_>>()
         })
         .collect()
+    }
+
+    /// One node of each mode, with programs attached in the best way that the kernel has. As a share, every second kernel has the one
+    /// and the others the other, and the next program the other way round.
+    fn resilient(&self, breadth: Breadth) -> Vec<Setting> {
+        let (node, tc_attach) = match breadth {
+            Breadth::Usual => (NFT_PTP, None),
+            Breadth::Matrix(place) | Breadth::Share(place) => {
+                (RESILIENT[place % RESILIENT.len()], Some(if place < TCX_SINCE { CLSACT } else { TCX }))
+            }
+        };
+        let both = [node, Setting { mode: EBPF, tc_attach, ..node }];
+        match breadth {
+            Breadth::Share(place) => vec![both[(place / SHORT_STEP + self.number) % both.len()]],
+            _ => both.to_vec(),
+        }
     }
 
     /// Backends and topologies.
@@ -173,17 +189,6 @@ impl Program {
             _ => turn.is_multiple_of(2) && tc_attach == Some(if place == TCX_SINCE { TCX } else { CLSACT }),
         }
     }
-}
-
-/// One node of each mode. Programs are attached in the best way that the kernel has.
-fn resilient(breadth: Breadth) -> [Setting; 2] {
-    let (node, tc_attach) = match breadth {
-        Breadth::Usual => (NFT_PTP, None),
-        Breadth::Matrix(place) | Breadth::Share(place) => {
-            (RESILIENT[place % RESILIENT.len()], Some(if place < TCX_SINCE { CLSACT } else { TCX }))
-        }
-    };
-    [node, Setting { mode: EBPF, tc_attach, ..node }]
 }
 
 /// The suites of some programs, in one mode or in those that are usual.
@@ -354,6 +359,12 @@ mod tests {
         assert_eq!(settings(TCX_SINCE), [NFT_PTP, Setting { mode: EBPF, tc_attach: Some(TCX), ..NFT_PTP }]);
         let ebpf = program("resilience_judge", 0).settings(Breadth::Matrix(0), Some(EBPF));
         assert_eq!(ebpf, settings(0)[1..]);
+        let short = |number, place| program("resilience_judge", number).settings(Breadth::Share(place), None);
+        for number in [0, 1] {
+            let both = [short(number, 0), short(number, SHORT_STEP)].concat();
+            assert!(both.len() == 2 && both[0].mode != both[1].mode, "{both:?}");
+        }
+        assert_ne!(short(0, 0), short(1, 0));
     }
 
     #[test]
