@@ -1,0 +1,124 @@
+//! Pods come and go by the thousand, take addresses that others still have or have just given up, and what is said of them comes late
+//! and in another order: in the end the datapath holds exactly those that it must, and the agent no more than before.
+#![allow(unused_crate_dependencies, reason = "they are the library's")]
+
+mod held;
+mod world;
+
+use std::collections::BTreeSet;
+use std::env;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use redirect_lab::demo::ZTUNNEL;
+use redirect_lab::drift::sections;
+use redirect_lab::harness::{Checks, eventually, options, start, watchful};
+use redirect_lab::lab::Lab;
+use redirect_lab::operator::meshed;
+use redirect_lab::scoped::ScopedLab;
+use redirect_lab::snapshot::Snapshot;
+use redirect_lab::status::Status;
+use redirect_lab::table;
+
+use held::Held;
+use world::World;
+
+/// Changes, without and with `REDIRECT_LONG`.
+const CHANGES: usize = 1_000;
+const CHANGES_LONG: usize = 20_000;
+/// After so many of them all that was said has come, and the datapath is looked at.
+const ROUND: usize = 100;
+const SEED: u64 = 20_000;
+const DEADLINE: Duration = Duration::from_mins(2);
+
+#[test]
+fn what_comes_and_goes_leaves_nothing_behind() -> Result<()> {
+    let mut lab = ScopedLab::up(options("churn")?)?;
+    let before = Snapshot::exact(&lab.node())?.without_processes();
+    start(&mut lab, &watchful())?;
+    let residents = meshed(&lab)?;
+    let mut world = World::new(SEED);
+    let mut checks = Checks::default();
+    // What is needed once is had after that, buffers that grow with the number of pods too.
+    round(&lab, &mut world, &residents)?;
+    empty(&lab, &mut world, &residents)?;
+    let (held, stood) = (Held::by(&lab)?, stands(&lab)?);
+    println!("before: {held}");
+    for turn in 1..=changes() / ROUND {
+        checks.check(&format!("{} changes", turn * ROUND), || round(&lab, &mut world, &residents));
+    }
+    println!("{}", world.tally());
+    checks.check("when all have gone, the node is as it was", || {
+        empty(&lab, &mut world, &residents)?;
+        let changes: String =
+            stood.iter().zip(&stands(&lab)?).filter_map(|(before, after)| before.diff(after)).collect();
+        ensure!(changes.is_empty(), "{changes}");
+        table::check(&lab, ZTUNNEL)
+    });
+    checks.check("the agent holds no more than before", || {
+        // The last answer of its socket may still be on its way.
+        let after = eventually(DEADLINE, || {
+            let after = Held::by(&lab)?;
+            held.is_no_less_than(&after)?;
+            Ok(after)
+        })?;
+        println!("after: {after}");
+        Ok(())
+    });
+    checks.check("a cleanup leaves nothing", || {
+        lab.cleanup_agent()?;
+        let changes = before.diff(&Snapshot::exact(&lab.node())?.without_processes()).unwrap_or_default();
+        ensure!(changes.is_empty(), "{changes}");
+        Ok(())
+    });
+    checks.finish()
+}
+
+fn changes() -> usize {
+    if env::var_os("REDIRECT_LONG").is_some() { CHANGES_LONG } else { CHANGES }
+}
+
+/// Changes, of which some are not heard of before others; then all are.
+fn round(lab: &Lab, world: &mut World, residents: &BTreeSet<Ipv4Addr>) -> Result<()> {
+    let manifests = lab.manifests();
+    for _ in 0..ROUND {
+        world.change()?;
+        world.tell_some(&manifests)?;
+    }
+    world.tell_all(&manifests)?;
+    holds(lab, world, residents)
+}
+
+fn empty(lab: &Lab, world: &mut World, residents: &BTreeSet<Ipv4Addr>) -> Result<()> {
+    world.all_go();
+    world.tell_all(&lab.manifests())?;
+    holds(lab, world, residents)
+}
+
+/// The datapath and the agent agree with the plan.
+fn holds(lab: &Lab, world: &World, residents: &BTreeSet<Ipv4Addr>) -> Result<()> {
+    let wanted: BTreeSet<_> = residents | &world.meshed();
+    eventually(DEADLINE, || {
+        let found = meshed(lab)?;
+        let (missing, wrong): (Vec<_>, Vec<_>) =
+            (wanted.difference(&found).collect(), found.difference(&wanted).collect());
+        ensure!(missing.is_empty() && wrong.is_empty(), "missing: {missing:?}; too much: {wrong:?}");
+        Ok(())
+    })?;
+    let all = format!("settled with {} in the mesh", wanted.len());
+    lab.wait_until(DEADLINE, &all, |status| status.settled && told(status) == wanted.len())?;
+    ensure!(meshed(lab)? == wanted, "it was as it must be, and is not any more");
+    Ok(())
+}
+
+/// Pods that nobody plumbs are in the datapath, and pending because no interface leads to them.
+fn told(status: &Status) -> usize {
+    status.pods.iter().filter(|pod| ["meshed", "pending"].contains(&pod.state.as_str())).count()
+}
+
+/// The node and ztunnel's namespace.
+fn stands(lab: &Lab) -> Result<[Snapshot; 2]> {
+    let sections = sections(lab.options().backend);
+    Ok([Snapshot::shape(&lab.node(), &sections)?, Snapshot::shape(&lab.pod_netns(ZTUNNEL), &sections)?])
+}
