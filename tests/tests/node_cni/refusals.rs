@@ -13,11 +13,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use redirect_lab::binaries;
 use redirect_lab::cni_bench::chain;
 use redirect_lab::demo::ZTUNNEL;
-use redirect_lab::harness::Checks;
+use redirect_lab::harness::{Checks, eventually};
 use redirect_lab::lab::Lab;
 use redirect_lab::layout::MESH_NAMESPACE;
+use redirect_lab::mode::Mode;
 use redirect_lab::netns::Netns;
 use redirect_lab::pod::Pod;
+use redirect_lab::programs::hung_on;
 use redirect_lab::runtime::{Chain, PLUGIN, Sandbox, refused, said};
 use redirect_lab::snapshot::Snapshot;
 use serde_json::{Value, json};
@@ -43,6 +45,7 @@ pub(crate) fn all(checks: &mut Checks, lab: &Lab, named: &dyn Fn(&str) -> String
     let chain = chain(lab);
     let result = chain.interface("ADD", &sandbox, None)?;
     let started = Started { lab, chain, pod, sandbox, result };
+    started.interface_is_noticed()?;
     let before = started.state()?;
     checks.check(&named("inputs that are no configuration"), || started.inputs());
     checks.check(&named("network namespaces that are not the pod's"), || started.namespaces());
@@ -51,7 +54,9 @@ pub(crate) fn all(checks: &mut Checks, lab: &Lab, named: &dyn Fn(&str) -> String
     checks.check(&named("garbage at the socket, and others are served"), || started.garbage());
     checks.check(&named("nothing was changed by any of it"), || {
         let after = started.state()?;
-        ensure!(before == after, "before: {before:#?}\nafter: {after:#?}");
+        let changes = before.0.diff(&after.0).unwrap_or_default();
+        ensure!(changes.is_empty(), "{changes}");
+        ensure!(before.1 == after.1, "before: {}\nafter: {}", before.1, after.1);
         Ok(())
     });
     checks.check(&named("the same container, as it is"), || {
@@ -64,6 +69,22 @@ pub(crate) fn all(checks: &mut Checks, lab: &Lab, named: &dyn Fn(&str) -> String
 }
 
 impl Started<'_> {
+    /// The agent gives the new interface its programs: what it does for any interface is no answer to what follows.
+    fn interface_is_noticed(&self) -> Result<()> {
+        if self.lab.mode() == Mode::Iptables {
+            return Ok(());
+        }
+        let interfaces = self.result["interfaces"].as_array().context("no interfaces")?;
+        let names = interfaces.iter().filter_map(|interface| interface["name"].as_str());
+        let veth = names.into_iter().find(|name| name.starts_with("veth")).context("no veth")?.to_owned();
+        let (node, veths) = (self.lab.node(), [veth]);
+        eventually(NOTICE, || {
+            let ours = hung_on(&node, &veths)?.iter().filter(|hung| hung.is_ours()).count();
+            ensure!(ours == 2, "{veths:?} has {ours} programs");
+            Ok(())
+        })
+    }
+
     /// What must not change: the node, and what the agent knows.
     fn state(&self) -> Result<(Snapshot, String)> {
         let settled = |status: &redirect_lab::status::Status| status.settled;
