@@ -1,5 +1,5 @@
 //! The destination guard: outbound packets reach ztunnel with the destination that the pod chose, whatever kube-proxy's mode,
-//! and whatever it writes later. One static nftables table; nothing in it depends on pods, nor on ztunnel.
+//! and whatever it writes later. One nftables table; nothing in it depends on pods, and on ztunnel only which device leads there.
 //!
 //! - *Translation*, by any nat chain of iptables or nftables: the first nat chain that binds a connection is the last that
 //!   is asked (`nf_nat_inet_fn` looks at `nf_nat_initialized` after each), so the connection is bound to what it is, one step
@@ -17,7 +17,7 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-use redirect_common::names::{BRIDGE_TABLE, ISTIOIN, ISTIOOUT, OUTBOUND, PROXY_RETURN};
+use redirect_common::names::{BRIDGE_TABLE, ISTIOIN, ISTIOOUT, OUTBOUND, PROXY_RETURN, SKIP};
 
 /// The way to ztunnel, or where it was.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,6 +49,9 @@ ip daddr {proxy} udp dport {port} {elsewhere}drop
     let (into, out) = (ISTIOIN.node_link, ISTIOOUT.node_link);
     let [outbound, back] = [OUTBOUND, PROXY_RETURN].map(|mark| format!("& {0:#010x} == {0:#010x}", mark.value()));
     let (bit, both) = (OUTBOUND.value(), OUTBOUND.mask() | PROXY_RETURN.mask());
+    // What ztunnel sends to a virtual address of ipvs is sent on as if by the node, in its own name: row 4 gives it the second mark
+    // there, and the first one, which its rule asks ahead of the other's, stays.
+    let returning = format!("& {:#010x} == {:#010x}", SKIP.mask() | PROXY_RETURN.mask(), PROXY_RETURN.value());
     format!(
         "table ip {table} {{
 chain hide {{
@@ -73,7 +76,7 @@ meta mark & {both:#010x} != 0x00000000 ct state 0x1,0x40 fib daddr type 2 drop
 chain reveal {{
 type filter hook postrouting priority -300; policy accept;
 ip protocol 6 meta mark {outbound} oifname != \"{out}\" drop
-ip protocol 6 meta mark {back} {elsewhere}drop
+ip protocol 6 meta mark {returning} {elsewhere}drop
 ct mark {outbound} ct direction 0 ip daddr {hidden} ip daddr set ct reply ip saddr
 }}
 {contain}}}
@@ -102,13 +105,13 @@ mod tests {
             meta mark & 0x00000140 != 0x00000000 ct state 0x1,0x40 fib daddr type 2 drop } \
             chain reveal { type filter hook postrouting priority -300; policy accept; \
             ip protocol 6 meta mark & 0x00000100 == 0x00000100 oifname != \"istioout\" drop \
-            ip protocol 6 meta mark & 0x00000040 == 0x00000040 oifname != \"veth1\" drop \
+            ip protocol 6 meta mark & 0x00000240 == 0x00000040 oifname != \"veth1\" drop \
             ct mark & 0x00000100 == 0x00000100 ct direction 0 ip daddr 192.168.127.2 ip daddr set ct reply ip saddr } \
             chain contain { type filter hook output priority 0; policy accept; \
             ip daddr 10.244.1.6 udp dport 6081 oifname != \"veth1\" drop } }";
         assert_eq!(squeeze(&render(Some(&way))), printed);
         // Without a ztunnel nothing may be on its way to it.
         let none = squeeze(&render(None));
-        assert!(none.contains("ip protocol 6 meta mark & 0x00000040 == 0x00000040 drop") && !none.contains("contain"));
+        assert!(none.contains("ip protocol 6 meta mark & 0x00000240 == 0x00000040 drop") && !none.contains("contain"));
     }
 }
