@@ -15,7 +15,7 @@ use crate::trace::Target;
 /// Sends the TCP traffic of an ambient mesh's pods on this node to the node's ztunnel.
 ///
 /// Run it in the node's network namespace, as root. It builds the GENEVE links istioin and istioout, routing tables 100 to
-/// 102, policy rules 100 to 103, the chains ztunnel-* and the set ztunnel-pods-ips, keeps them as they must be, and follows
+/// 102, policy rules 100 to 103 (103 and 104, and 97 and 98, while one ztunnel follows another), the chains ztunnel-* and the set ztunnel-pods-ips, keeps them as they must be, and follows
 /// pods and ztunnel as they come and go. Ending it changes no packet's fate; `redirect-agent cleanup` takes everything away.
 #[derive(Parser, Debug)]
 #[command(version, max_term_width = 100)]
@@ -34,6 +34,9 @@ pub(crate) enum Command {
     Metrics(Metrics),
     /// In ebpf mode: have the running agent log what the programs decide about a meshed pod's packets, or no more.
     Trace(Trace),
+    /// Look for what on this node would stand against the redirection (others' use of the same mark bits, filters of
+    /// the reverse path), before the agent is run or after; nothing is changed. Exit status 1 if something would break.
+    Check(Check),
     /// Return the node to what it was before `run`; a running agent does it and ends.
     Cleanup(Cleanup),
     /// Print the node's iptables rules as an input of `iptables-restore --noflush`; nothing is changed.
@@ -84,6 +87,10 @@ pub(crate) struct Run {
     /// Which iptables to use.
     #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
     pub(crate) iptables_backend: BackendChoice,
+    /// Seconds for which connections stay with the ztunnel that they were begun with when another follows it; they end with it, and
+    /// sooner when a third one comes.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub(crate) drain_timeout: u64,
     /// Seconds between two read-backs of everything; events of the kernel are acted on at once.
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) resync: u64,
@@ -240,6 +247,13 @@ pub(crate) struct Cleanup {
     pub(crate) output: Output,
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct Check {
+    /// How to print.
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
 /// How to print.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Output {
@@ -249,15 +263,15 @@ pub(crate) enum Output {
 
 #[derive(Args, Debug)]
 pub(crate) struct Rules {
-    /// ztunnel's address.
-    #[arg(long)]
-    pub(crate) proxy_ip: std::net::IpAddr,
-    /// ztunnel's veth, or the bridge it is a port of.
-    #[arg(long)]
-    pub(crate) proxy_veth: String,
-    /// ztunnel's MAC address, when `--proxy-veth` is a bridge.
+    /// ztunnel's address; given twice, that of the one beside it too.
+    #[arg(long, required = true)]
+    pub(crate) proxy_ip: Vec<std::net::IpAddr>,
+    /// ztunnel's veth, or the bridge it is a port of; as many as addresses.
+    #[arg(long, required = true)]
+    pub(crate) proxy_veth: Vec<String>,
+    /// ztunnel's MAC address, when `--proxy-veth` is a bridge; as many as addresses, or none.
     #[arg(long, value_parser = parse_mac)]
-    pub(crate) proxy_mac: Option<[u8; 6]>,
+    pub(crate) proxy_mac: Vec<[u8; 6]>,
     /// UDP port of the tunnels.
     #[arg(long, default_value_t = names::TUNNEL_PORT)]
     pub(crate) tunnel_port: u16,

@@ -34,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) bpf_dir: PathBuf,
     /// Record, lock and socket.
     pub(crate) state_dir: PathBuf,
+    /// How long a former ztunnel keeps what it began.
+    pub(crate) drain_timeout: Duration,
     /// How often everything is read back without an event.
     pub(crate) resync: Duration,
 }

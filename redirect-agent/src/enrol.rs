@@ -264,7 +264,8 @@ fn age_key(pod: &Pod) -> (Option<i128>, &str) {
 
 fn choose_proxy(pods: &[&Pod], rules: &Rules<'_>, cluster: &mut Cluster) {
     let mut candidates: Vec<_> = pods.iter().filter(|pod| is_candidate(pod, rules)).collect();
-    candidates.sort_by_key(|pod| Reverse(age_key(pod)));
+    // The newest, and one that ends only if there is no other: what is new would be cut off with it.
+    candidates.sort_by_key(|pod| (pod.is_terminating, Reverse(age_key(pod))));
     if candidates.is_empty() {
         let reason = format!("no pod labelled app={PROXY_APP} in namespace {} on this node", rules.proxy_namespace);
         cluster.proxy_reason = Some(reason);

@@ -25,6 +25,7 @@ mod install;
 mod kernel;
 mod metrics;
 mod plan;
+mod preflight;
 mod proxy;
 mod reconcile;
 mod record;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Status(args) => commands::status::run(&args),
         Command::Metrics(args) => commands::metrics::run(&args),
         Command::Trace(args) => commands::trace::run(args),
+        Command::Check(args) => commands::check::run(&args),
         Command::Cleanup(args) => commands::cleanup::run(&args),
         Command::Rules(args) => commands::rules::run(&args),
     };

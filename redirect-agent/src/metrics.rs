@@ -47,9 +47,16 @@ pub(crate) fn render(status: &Status) -> Result<String, fmt::Error> {
         let repairs = ConstCounter::new(plugin.repairs);
         registry.register("cni_plugin_repairs", "Times it was put back after another had changed it", repairs);
     }
+    let stuck = status.stuck.as_ref().map_or(0, |stuck| stuck.seconds);
+    registry.register(
+        "stuck_seconds",
+        "For how long a run has been under way that takes too long; 0 if none is",
+        whole(stuck),
+    );
     registry.register("reconciles", "Runs of the loop", ConstCounter::new(status.reconciles));
     register_writes(&mut registry, "writes", "Changes made to the node", &status.writes);
     register_writes(&mut registry, "repairs", "Those that put back what somebody else changed", &status.repairs);
+    registry.register("fights", "Things that others change again and again", whole(status.fights));
     let help = "Tools (iptables, ipset, nft) that were run";
     registry.register("processes", help, ConstCounter::new(status.processes));
     let packets = Family::<Labels, prometheus_client::metrics::counter::Counter>::default();
@@ -93,6 +100,7 @@ fn register_writes(registry: &mut Registry, name: &str, help: &str, writes: &Wri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reconcile::heart::Stuck;
     use crate::status::SourceStatus;
 
     #[test]
@@ -123,6 +131,14 @@ mod tests {
         let text = render(&status).unwrap();
         assert!(text.contains("redirect_cni_answers_total{request=\"add\",answer=\"retry-later\"} 3\n"), "{text}");
         assert!(text.contains("redirect_cni_attachments 0\n"), "{text}");
+    }
+
+    #[test]
+    fn a_run_that_takes_too_long_is_a_number() {
+        assert!(render(&Status::default()).unwrap().contains("redirect_stuck_seconds 0\n"));
+        let stuck = Some(Stuck { seconds: 16, at: "chain in ztunnel's namespace".into() });
+        let text = render(&Status { stuck, ..Status::default() }).unwrap();
+        assert!(text.contains("redirect_stuck_seconds 16\n"), "{text}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use redirect_common::policy::Seat;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::links::{self, Link};
@@ -47,6 +48,13 @@ impl HostSide {
     pub(crate) fn device(&self) -> &str {
         self.bridge.as_ref().map_or(&self.veth, |(bridge, _)| bridge)
     }
+}
+
+/// A ztunnel and the seat that the law knows it by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Seated<'a> {
+    pub(crate) seat: Seat,
+    pub(crate) proxy: &'a Proxy,
 }
 
 /// The pod that is to be found.

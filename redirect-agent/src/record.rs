@@ -1,14 +1,15 @@
 //! What the agent must not forget between two runs: settings as they were before it, and what it made that does not say so
 //! itself. Kept on tmpfs, as the things themselves live no longer than the kernel; written before the thing is.
 
+mod content;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use serde::{Deserialize, Serialize};
+use redirect_common::policy::Seat;
 
 use crate::config::Mode;
 use crate::enrol::Known;
@@ -18,54 +19,11 @@ use crate::proxy::Proxy;
 use crate::resources::chain::backend::Backend;
 use crate::resources::chain::residue::Made;
 use crate::resources::guard::Family;
+use crate::resources::ledger::Problem;
 use crate::resources::route::Route;
 use crate::resources::sysctl::Saved;
 
-/// Raised when the file's meaning changes; another version's file is refused, not guessed at.
-const VERSION: u32 = 1;
-
-#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
-struct Data {
-    version: u32,
-    /// The kernel's boot id: nothing on record outlives a boot.
-    boot: String,
-    /// The node's namespace: everything else on record was found from there.
-    node: Option<NetnsId>,
-    /// Where chains of ours may stand: one backend, and two while the host changes over.
-    backends: Vec<Backend>,
-    /// Modes of which something may stand; a record from before there were two has none, and means iptables.
-    #[serde(default)]
-    modes: Vec<Mode>,
-    proxy: Option<Proxy>,
-    /// Where that proxy's tunnels end on the node.
-    node_ip: Option<Ipv4Addr>,
-    /// Which guards may stand; a new record does not know.
-    #[serde(default)]
-    guards: BTreeMap<Family, bool>,
-    /// The addresses with which pods were meshed last.
-    #[serde(default)]
-    known: Known,
-    /// Namespaces of former proxies that still hold something of ours.
-    retired: Vec<NetnsId>,
-    /// Namespaces other than the node's in which something was made.
-    touched: BTreeSet<NetnsId>,
-    /// Keyed by the namespace; a list, as JSON has no other keys than text.
-    netns: Vec<(NetnsId, Kept)>,
-}
-
-/// What is kept for one namespace.
-#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
-struct Kept {
-    sysctls: Vec<Saved>,
-    routes: BTreeSet<Route>,
-    made: BTreeSet<Made>,
-    /// Devices that we gave a `clsact` qdisc.
-    #[serde(default)]
-    qdiscs: BTreeSet<u32>,
-    /// Those of them that had no queue until then.
-    #[serde(default)]
-    unqueued: BTreeSet<u32>,
-}
+use self::content::{Data, Draining, FILE, Kept, Read, UNREAD, VERSION, put_aside, read};
 
 /// The record, and the file that holds it.
 #[derive(Debug)]
@@ -75,24 +33,50 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// Reads the record in `directory`, or begins one for the node whose namespace is `node`.
+    /// Reads the record in `directory`, or begins one for the node whose namespace is `node`. One that cannot be read is put aside: an
+    /// agent that ended over it would end again and again, and nobody would look after the node.
     ///
     /// # Errors
-    /// It is there and cannot be read, or is of another namespace: going on would forget what has to be put back.
+    /// It is of another namespace, or the files cannot be read or written at all.
     pub(crate) fn open(directory: &Path, node: NetnsId) -> anyhow::Result<Self> {
-        let path = directory.join("record.json");
+        let path = directory.join(FILE);
         let fresh = Data { version: VERSION, boot: boot_id()?, node: Some(node), ..Data::default() };
-        let data = match fs::read(&path) {
-            Ok(bytes) => decode(&bytes, fresh).with_context(|| format!("record {}", path.display()))?,
-            Err(error) if error.kind() == ErrorKind::NotFound => fresh,
-            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        let data = match read(&path, &fresh)? {
+            Read::None => fresh.clone(),
+            Read::Known(data) => *data,
+            Read::Unread(error) => {
+                put_aside(&path, &error)?;
+                fresh.clone()
+            }
         };
-        anyhow::ensure!(
-            data.node == Some(node),
-            "the record {} is of another network namespace; run this in the node's own",
-            path.display()
-        );
-        Ok(Self { path, data })
+        let mut record = Self { path, data };
+        record.check_node(node)?;
+        if let Read::Known(aside) = read(&directory.join(UNREAD), &fresh)? {
+            tracing::info!("what another version had put aside is on record again");
+            record.change(|data| data.absorb(*aside))?;
+            file::remove(&directory.join(UNREAD))?;
+            record.check_node(node)?;
+        }
+        if cfg!(feature = "other-layout") {
+            record.change(Data::be_of_another_version)?;
+        }
+        Ok(record)
+    }
+
+    fn check_node(&self, node: NetnsId) -> anyhow::Result<()> {
+        let path = self.path.display();
+        let known = self.data.node == Some(node);
+        anyhow::ensure!(known, "the record {path} is of another network namespace; run this in the node's own");
+        Ok(())
+    }
+
+    /// What is to be known of a record that this version cannot read, if there is one.
+    pub(crate) fn note(&self) -> Option<Problem> {
+        let aside = self.directory().join(UNREAD);
+        aside.exists().then(|| {
+            let what = "was written by another version, and this one cannot read it: settings that it names are not put back by this one";
+            Problem::new(format!("record {}", aside.display()), what.to_owned())
+        })
     }
 
     /// Where the file is.
@@ -118,6 +102,49 @@ impl Record {
                 data.retired.push(former.netns);
             }
             data.retired.retain(|netns| *netns != proxy.netns);
+        })
+    }
+
+    /// The seat of the proxy that is programmed.
+    pub(crate) fn seat(&self) -> Seat {
+        if self.data.on_seat_b { Seat::B } else { Seat::A }
+    }
+
+    /// Notes, before anything points to it, that a proxy follows the one that is programmed and takes the other seat. The former
+    /// drains, or is put among the retired; so is one that drained until now.
+    pub(crate) fn follow(
+        &mut self,
+        proxy: &Proxy,
+        node_ip: Option<Ipv4Addr>,
+        until: Option<u64>,
+    ) -> anyhow::Result<()> {
+        self.change(|data| {
+            data.node_ip = node_ip;
+            data.on_seat_b = !data.on_seat_b;
+            let gone = data.draining.take().map(|draining| draining.proxy.netns);
+            let former = data.proxy.replace(proxy.clone());
+            let (draining, ended) = match (former, until) {
+                (Some(proxy), Some(until)) => (Some(Draining { proxy, until }), None),
+                (former, _) => (None, former.map(|former| former.netns)),
+            };
+            data.draining = draining;
+            data.retired.extend(gone.into_iter().chain(ended));
+            let held = [Some(proxy.netns), data.draining.as_ref().map(|draining| draining.proxy.netns)];
+            data.retired.retain(|netns| !held.contains(&Some(*netns)));
+        })
+    }
+
+    /// The proxy that drains.
+    pub(crate) fn draining(&self) -> Option<&Draining> {
+        self.data.draining.as_ref()
+    }
+
+    /// It drains no more, and is put among the retired.
+    pub(crate) fn end_drain(&mut self) -> anyhow::Result<()> {
+        self.change(|data| {
+            let gone = data.draining.take().map(|draining| draining.proxy.netns);
+            let current = data.proxy.as_ref().map(|proxy| proxy.netns);
+            data.retired.extend(gone.filter(|netns| current != Some(*netns)));
         })
     }
 
@@ -354,28 +381,11 @@ pub(crate) fn boot_id() -> anyhow::Result<String> {
     Ok(text.trim().to_owned())
 }
 
-fn decode(bytes: &[u8], fresh: Data) -> anyhow::Result<Data> {
-    #[derive(Deserialize)]
-    struct Head {
-        version: u32,
-        boot: String,
-    }
-    let head: Head = serde_json::from_slice(bytes)?;
-    if head.boot != fresh.boot {
-        return Ok(fresh);
-    }
-    anyhow::ensure!(
-        head.version == VERSION,
-        "has version {}, this agent reads {VERSION}; run `redirect-agent cleanup` of the agent that wrote it",
-        head.version
-    );
-    Ok(serde_json::from_slice(bytes)?)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
 
+    use crate::proxy::HostSide;
     use crate::resources::sysctl::Setting;
 
     use super::*;
@@ -399,11 +409,64 @@ mod tests {
         assert!(Record::open(directory.path(), elsewhere).is_err());
     }
 
+    fn proxy(name: &str, netns: NetnsId) -> Proxy {
+        let host = HostSide { veth: format!("veth-{name}"), bridge: None };
+        let (name, ip) = (name.to_owned(), "10.244.2.3".parse().unwrap());
+        Proxy { uid: name.clone(), namespace: "istio-system".into(), name, ip, netns, interface: "eth0".into(), host }
+    }
+
     #[test]
-    fn another_boot_begins_anew_and_another_version_is_refused() {
-        let fresh = Data { version: VERSION, boot: "b".into(), ..Data::default() };
-        assert_eq!(decode(br#"{"version": 9, "boot": "a"}"#, fresh.clone()).unwrap(), fresh);
-        assert!(decode(br#"{"version": 9, "boot": "b"}"#, fresh.clone()).is_err());
-        assert!(decode(b"{", fresh).is_err());
+    fn proxies_follow_each_other_on_two_seats() {
+        let directory = tempfile::tempdir().unwrap();
+        let own = |kind: &str| NetnsId::of(&File::open(format!("/proc/self/ns/{kind}")).unwrap()).unwrap();
+        let [one, two, three] =
+            [("one", own("net")), ("two", own("mnt")), ("three", own("ipc"))].map(|(name, netns)| proxy(name, netns));
+        let node = own("net");
+        let mut record = Record::open(directory.path(), node).unwrap();
+        record.set_proxy(&one, None).unwrap();
+        assert_eq!((record.seat(), record.draining()), (Seat::A, None));
+        record.follow(&two, None, Some(7)).unwrap();
+        let record_of = |proxy: &Proxy, until| Some(Draining { proxy: proxy.clone(), until });
+        assert_eq!((record.seat(), record.draining().cloned()), (Seat::B, record_of(&one, 7)));
+        assert!(record.retired().is_empty());
+        // Back to the former.
+        record.follow(&one, None, Some(8)).unwrap();
+        assert_eq!((record.seat(), record.draining().cloned()), (Seat::A, record_of(&two, 8)));
+        assert!(record.retired().is_empty());
+        // A third one needs the seat.
+        record.follow(&three, None, Some(9)).unwrap();
+        assert_eq!((record.seat(), record.draining().cloned()), (Seat::B, record_of(&one, 9)));
+        assert_eq!(record.retired(), [two.netns]);
+        record.end_drain().unwrap();
+        assert_eq!(Record::open(directory.path(), node).unwrap().retired(), [two.netns, one.netns]);
+        // One that has nothing to drain.
+        record.follow(&two, None, None).unwrap();
+        assert_eq!((record.seat(), record.draining()), (Seat::A, None));
+        assert_eq!(record.retired(), [one.netns, three.netns]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_put_aside_until_an_agent_comes_that_can() {
+        let directory = tempfile::tempdir().unwrap();
+        let netns = NetnsId::current().unwrap();
+        let mut record = Record::open(directory.path(), netns).unwrap();
+        record.save_sysctls(netns, &[saved("1", "0")]).unwrap();
+        let path = directory.path().join(FILE);
+        let known = fs::read_to_string(&path).unwrap();
+        for broken in [known.replacen("\"version\": 1", "\"version\": 9", 1), "{".to_owned()] {
+            fs::write(&path, &broken).unwrap();
+            let mut record = Record::open(directory.path(), netns).unwrap();
+            assert!(record.saved_sysctls(netns).is_empty() && record.note().is_some(), "{broken}");
+            record.save_sysctls(netns, &[saved("0", "2")]).unwrap();
+        }
+        // The other agent comes back: to it, its own version is not strange.
+        let aside = directory.path().join(UNREAD);
+        assert!(fs::read_to_string(&aside).unwrap().contains("\"version\": 9"), "the first one stays");
+        fs::write(&aside, known).unwrap();
+        let record = Record::open(directory.path(), netns).unwrap();
+        assert_eq!(record.saved_sysctls(netns), [saved("1", "2")]);
+        assert!(record.note().is_none());
+        let record = Record::open(directory.path(), netns).unwrap();
+        assert_eq!(record.saved_sysctls(netns), [saved("1", "2")]);
     }
 }

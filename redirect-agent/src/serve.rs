@@ -1,23 +1,26 @@
 //! The agent's unix socket: one JSON request a connection, one JSON answer. Only root may ask, a request is small, a slow
 //! client is dropped, and only so many are heard at once; none of it can reach the loop but through the doorbell.
 
-use std::fs;
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use std::{fs, process};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::install::Install;
 use crate::reconcile::cleanup::Outcome;
 use crate::reconcile::doorbell::Doorbell;
+use crate::reconcile::heart;
+use crate::resources::ledger::Problem;
 use crate::status::Status;
 use crate::trace::{self, Target};
 
@@ -28,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A cleanup waits for the run that is under way, and that for the xtables lock.
 const CLEANUP_PATIENCE: Duration = Duration::from_mins(3);
 const CLIENTS: u32 = 16;
+/// Agents that wait, as when a daemon set of another name is applied as well.
+const RIVALS: usize = 4;
 
 /// What a client may ask.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -39,6 +44,8 @@ pub(crate) enum Request {
     Trace { pod: Option<Target> },
     /// Take everything away and end.
     Cleanup,
+    /// Another agent that waits for this one to end. It is answered by the end.
+    Wait,
 }
 
 /// What is answered.
@@ -79,7 +86,7 @@ pub(crate) fn listen(
     let listener = UnixListener::bind(&path).with_context(|| format!("listen on {}", path.display()))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     let places = Arc::new(Semaphore::new(CLIENTS as usize));
-    let free = Arc::clone(&places);
+    let (free, rivals) = (Arc::clone(&places), Arc::<Rivals>::default());
     let acceptor = tokio::spawn(async move {
         while let Ok(place) = Arc::clone(&free).acquire_owned().await {
             let Ok((stream, _)) = listener.accept().await else {
@@ -88,11 +95,11 @@ pub(crate) fn listen(
                 continue;
             };
             let (status, doorbell, install) = (status.clone(), Arc::clone(&doorbell), Arc::clone(&install));
+            let rivals = Arc::clone(&rivals);
             tokio::spawn(async move {
-                if let Err(error) = serve(stream, &status, &doorbell, install).await {
+                if let Err(error) = serve(stream, &status, &doorbell, install, &rivals, place).await {
                     tracing::debug!(error = format!("{error:#}"), "a client of the socket was dropped");
                 }
-                drop(place);
             });
         }
     });
@@ -104,10 +111,18 @@ async fn serve(
     status: &watch::Receiver<Status>,
     doorbell: &Doorbell,
     install: Arc<Install>,
+    rivals: &Rivals,
+    place: OwnedSemaphorePermit,
 ) -> anyhow::Result<()> {
+    let pid = stream.peer_cred()?.pid();
     let (reader, mut writer) = stream.split();
     let answer = match timeout(PATIENCE, read(reader)).await.context("no request came")?? {
-        Request::Status => encode(&Answer::Ok(with_plugin(status.borrow().clone(), &install))),
+        Request::Status => encode(&Answer::Ok(complete(status.borrow().clone(), &install, rivals))),
+        Request::Wait => {
+            // It is no client that is waited for at the end.
+            drop(place);
+            return rivals.keep(pid, stream).await;
+        }
         Request::Trace { pod } => match trace::request(status.clone(), doorbell, pod).await {
             Ok(()) => encode(&Answer::Ok(())),
             Err(error) => encode(&Answer::<()>::Error(format!("{error:#}"))),
@@ -118,15 +133,55 @@ async fn serve(
         },
     };
     timeout(PATIENCE, writer.write_all(&answer?)).await.context("the answer was not taken")??;
+    drop(place);
     Ok(())
 }
 
 /// What the loop does not know of.
-fn with_plugin(mut status: Status, install: &Install) -> Status {
+fn complete(mut status: Status, install: &Install, rivals: &Rivals) -> Status {
+    status.notes.extend(rivals.notes());
     let (plugin, problem) = install.status();
     status.cni_plugin = plugin;
     status.problems.extend(problem);
+    status.stuck = heart::stuck();
+    if let Some(stuck) = &status.stuck {
+        status.ready = false;
+        status.problems.push(Problem::new("reconcile loop", stuck));
+    }
     status
+}
+
+/// Agents that wait for this one to end, by their processes.
+#[derive(Default)]
+struct Rivals(Mutex<BTreeSet<i32>>);
+
+impl Rivals {
+    /// Remembers one for as long as it is there.
+    async fn keep(&self, pid: Option<i32>, mut stream: UnixStream) -> anyhow::Result<()> {
+        let pid = pid.unwrap_or_default();
+        if u32::try_from(pid) == Ok(process::id()) {
+            return Ok(());
+        }
+        {
+            let mut all = self.lock();
+            ensure!(all.len() < RIVALS, "{RIVALS} agents wait already");
+            ensure!(all.insert(pid), "it waits already");
+        }
+        tracing::warn!(pid, "another agent has been started; it waits for this one to end");
+        let gone = stream.read(&mut [0]).await;
+        self.lock().remove(&pid);
+        tracing::info!(pid, "the agent that waited is gone");
+        gone.map(drop).map_err(Into::into)
+    }
+
+    fn notes(&self) -> Vec<Problem> {
+        let note = |pid: &i32| Problem::new("agent", format!("another one (pid {pid}) waits for this one to end"));
+        self.lock().iter().map(note).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<i32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The plugin first: while a list names it, it is asked for pods that start.

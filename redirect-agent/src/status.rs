@@ -12,9 +12,14 @@ use crate::cni::desk::Answers;
 use crate::enrol::{PodVerdict, State};
 use crate::install::{self, PluginStatus};
 use crate::kernel::netns::NetnsId;
+use crate::reconcile::heart::Stuck;
+use crate::reconcile::repairs::Repair;
 use crate::resources::chain::backend::Backend;
 use crate::resources::ledger::{Kind, Problem, Writes};
 use crate::trace::Traced;
+
+/// How many repairs are shown to a person, newest first.
+const SHOWN_REPAIRS: usize = 5;
 
 /// The agent's status.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -30,14 +35,23 @@ pub(crate) struct Status {
     pub(crate) tc_attach: Option<String>,
     /// Which iptables is used.
     pub(crate) backend: Option<Backend>,
-    /// The last run ended with everything as planned.
+    /// The last run ended with everything as planned, and none has been under way for long.
     pub(crate) ready: bool,
     /// As `ready`, and that was read back.
     pub(crate) settled: bool,
     pub(crate) reconciles: u64,
+    /// The run that is under way, when it takes too long.
+    #[serde(default)]
+    pub(crate) stuck: Option<Stuck>,
     pub(crate) writes: Writes,
     /// Those of the writes that put back what somebody else had changed.
     pub(crate) repairs: Writes,
+    /// The last of them, oldest first.
+    #[serde(default)]
+    pub(crate) last_repairs: Vec<Repair>,
+    /// Things that others change again and again; each is among the problems too.
+    #[serde(default)]
+    pub(crate) fights: u64,
     /// Tools (iptables, ipset, nft) that were run.
     #[serde(default)]
     pub(crate) processes: u64,
@@ -51,6 +65,9 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) cni: CniStatus,
     pub(crate) proxy: ProxyStatus,
+    /// The one before it, while what it began goes on with it.
+    #[serde(default)]
+    pub(crate) draining: Option<Former>,
     pub(crate) pods: Vec<PodVerdict>,
     /// The CNI plugin, where the agent is to install it.
     #[serde(default)]
@@ -111,6 +128,16 @@ pub(crate) struct ProxyStatus {
     pub(crate) reason: Option<String>,
 }
 
+/// A ztunnel that another has followed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Former {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) ip: IpAddr,
+    pub(crate) veth: String,
+}
+
 /// How far ztunnel is.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -135,6 +162,9 @@ impl fmt::Display for Status {
             writeln!(f, "fallback: asked for mode {}; {reason}", self.requested_mode)?;
         }
         writeln!(f, "ztunnel: {}", self.proxy)?;
+        if let Some(Former { namespace, name, ip, veth, .. }) = &self.draining {
+            writeln!(f, "draining: {namespace}/{name} {ip} on {veth}; connections that it has stay with it")?;
+        }
         let meshed = self.pods.iter().filter(|pod| pod.state == State::Meshed).count();
         writeln!(f, "pods: {meshed} meshed of {} on this node", self.pods.len())?;
         for pod in &self.pods {
@@ -144,6 +174,9 @@ impl fmt::Display for Status {
             writeln!(f, "cni: {}", self.cni)?;
         }
         writeln!(f, "writes: {}; repairs: {}", counts(&self.writes), counts(&self.repairs))?;
+        for repair in self.last_repairs.iter().rev().take(SHOWN_REPAIRS) {
+            writeln!(f, "repaired: {repair}")?;
+        }
         if !self.packets.is_empty() {
             let counts: Vec<_> = self.packets.iter().map(|(verdict, count)| format!("{verdict} {count}")).collect();
             writeln!(f, "packets: {}", counts.join(", "))?;
@@ -161,6 +194,14 @@ impl fmt::Display for Status {
             writeln!(f, "problem: {}: {}", problem.object, problem.message)?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Repair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, place, kind, object, found } = self;
+        write!(f, "{at:.0} {place}: {} {object}", kind.name())?;
+        found.as_ref().map_or(Ok(()), |found| write!(f, "; found {found}"))
     }
 }
 

@@ -6,7 +6,7 @@
 use core::net::{IpAddr, Ipv4Addr};
 
 use crate::packet::{Packet, Ports, TCP, UDP};
-use crate::policy::Memory;
+use crate::policy::{Memory, Seat};
 
 /// The key of a connection in the maps of flows: no padding, and every byte written, because the kernel hashes all of them.
 /// IPv4 only, as the programs are: a key of four words is hashed in a third of the time that one for IPv6 takes, on every
@@ -88,8 +88,10 @@ impl Remembered {
     pub const fn memory(self) -> Option<Memory> {
         if self.0 == Memory::ConnSkip.mark().value() {
             Some(Memory::ConnSkip)
-        } else if self.0 == Memory::Proxy.mark().value() {
-            Some(Memory::Proxy)
+        } else if self.0 == Memory::Proxy(Seat::A).mark().value() {
+            Some(Memory::Proxy(Seat::A))
+        } else if self.0 == Memory::Proxy(Seat::B).mark().value() {
+            Some(Memory::Proxy(Seat::B))
         } else {
             None
         }
@@ -143,7 +145,7 @@ mod tests {
 
     #[test]
     fn memories_survive_their_record() {
-        for memory in [Memory::ConnSkip, Memory::Proxy] {
+        for memory in [Memory::ConnSkip, Memory::Proxy(Seat::A), Memory::Proxy(Seat::B)] {
             assert_eq!(Remembered::new(memory).memory(), Some(memory));
         }
         assert_eq!(Remembered(1).memory(), None);

@@ -2,10 +2,11 @@
 
 use core::net::Ipv4Addr;
 
-use crate::policy::Row;
+use crate::policy::{Row, Seat};
 
 /// Version of everything below and of the maps' names and kinds; part of the path where maps are pinned.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = if cfg!(feature = "other-layout") { OWN + 1 } else { OWN };
+const OWN: u32 = 3;
 
 /// Addresses of meshed pods that the map has room for.
 pub const MAX_PODS: u32 = 65_536;
@@ -80,6 +81,9 @@ impl Address {
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Pod {
+    /// Moves what follows, in the version that only tests have.
+    #[cfg(feature = "other-layout")]
+    pub other: u32,
     /// Index of the device that leads to it on the node; 0 while there is none.
     pub device: u32,
     /// Bits of [`Pod::TRACED`].
@@ -90,29 +94,58 @@ impl Pod {
     /// The programs log what they decide about it.
     pub const TRACED: u32 = 1;
 
+    /// Where the first word of all versions is.
+    const START: usize = size_of::<Self>() - 8;
+
+    /// The record of a pod behind this device.
+    #[must_use]
+    pub const fn new(device: u32, flags: u32) -> Self {
+        Self {
+            #[cfg(feature = "other-layout")]
+            other: 0,
+            device,
+            flags,
+        }
+    }
+
     /// As it is in the map.
     #[must_use]
-    pub const fn bytes(self) -> [u8; 8] {
-        let (device, flags) = (self.device.to_ne_bytes(), self.flags.to_ne_bytes());
-        [device[0], device[1], device[2], device[3], flags[0], flags[1], flags[2], flags[3]]
+    pub fn bytes(self) -> [u8; size_of::<Self>()] {
+        let mut bytes = [0; size_of::<Self>()];
+        let fields = self.device.to_ne_bytes().into_iter().chain(self.flags.to_ne_bytes());
+        bytes[Self::START..].iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
+        bytes
     }
 
     /// From a map.
     #[must_use]
-    pub fn from_bytes(bytes: [u8; 8]) -> Self {
+    pub fn from_bytes(bytes: [u8; size_of::<Self>()]) -> Self {
         let word = |at| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        Self { device: word(0), flags: word(4) }
+        Self::new(word(Self::START), word(Self::START + 4))
     }
 }
 
-/// What the programs know of the node.
+/// The way to a ztunnel.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Way {
+    /// Its address; all zero while there is none, which is no source of any packet.
+    pub ip: Address,
+    /// Index of the device that leads to it: its veth, or the bridge of that.
+    pub device: u32,
+}
+
+/// What the programs know of the node. It is written word by word while they read it, so no word may be wrong beside those of before:
+/// a seat is filled before anything is remembered of whom it is for, and emptied after all of that has ended.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Config {
-    /// ztunnel's address; all zero while there is none, which is no source of any packet.
-    pub proxy: Address,
-    /// Index of the device that leads to ztunnel: its veth, or the bridge of that.
-    pub proxy_device: u32,
+    /// The way to the ztunnel on each seat, in their order. To a seat that nobody has it is the way to the other: what began with one
+    /// that has gone is the other's to refuse.
+    pub seats: [Way; 2],
+    /// Index of the host-side veth of the ztunnel on seat B; 0 while there is none. Any other one that there is a program for is
+    /// seat A's.
+    pub veth_b: u32,
     /// UDP port of the tunnels, host byte order.
     pub tunnel_port: u32,
     /// 1 if there are ports of bridges, else 0: then no packet's device is looked up among them.
@@ -122,12 +155,31 @@ pub struct Config {
 }
 
 impl Config {
+    /// The way to the ztunnel on a seat.
+    #[inline(always)]
+    #[must_use]
+    pub const fn way(&self, seat: Seat) -> &Way {
+        let [a, b] = &self.seats;
+        match seat {
+            Seat::A => a,
+            Seat::B => b,
+        }
+    }
+
+    /// The seat of the ztunnel whose host-side veth has this index.
+    #[inline(always)]
+    #[must_use]
+    pub const fn seat_of(&self, veth: u32) -> Seat {
+        if self.veth_b == veth { Seat::B } else { Seat::A }
+    }
+
     /// As it is in the map.
     #[must_use]
-    pub fn bytes(self) -> [u8; 20] {
-        let mut bytes = [0; 20];
-        let words = [self.proxy_device, self.tunnel_port, self.bridged, self.traced];
-        let fields = self.proxy.0.into_iter().chain(words.into_iter().flat_map(u32::to_ne_bytes));
+    pub fn bytes(self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        let way = |way: Way| way.ip.0.into_iter().chain(way.device.to_ne_bytes());
+        let words = [self.veth_b, self.tunnel_port, self.bridged, self.traced];
+        let fields = self.seats.into_iter().flat_map(way).chain(words.into_iter().flat_map(u32::to_ne_bytes));
         bytes.iter_mut().zip(fields).for_each(|(byte, field)| *byte = field);
         bytes
     }
@@ -236,11 +288,18 @@ mod tests {
 
     #[test]
     fn records_have_no_padding() {
-        assert_eq!(size_of::<Pod>(), 8);
-        assert_eq!(size_of::<Config>(), 4 + 4 * 4);
+        assert_eq!(size_of::<Pod>(), if cfg!(feature = "other-layout") { 12 } else { 8 });
+        assert_eq!(size_of::<Way>(), 8);
+        assert_eq!(size_of::<Config>(), 2 * 8 + 4 * 4);
         assert_eq!(size_of::<Tracing>(), 3 * 8);
         assert_eq!(size_of::<Port>(), 8);
         assert_eq!(size_of::<Address>(), 4);
+    }
+
+    #[test]
+    fn a_pod_survives_its_record() {
+        let pod = Pod::new(7, Pod::TRACED);
+        assert_eq!(Pod::from_bytes(pod.bytes()), pod);
     }
 
     #[test]

@@ -62,8 +62,19 @@ pub const SKIP: Mark = Mark::new(0x200, 0x200);
 pub const CONN_SKIP: Mark = Mark::new(0x220, 0x220);
 /// ztunnel speaking with a client's source address: remember it for the connection.
 pub const PROXY: Mark = Mark::new(0x210, 0x210);
-/// Reply to such a connection: back to ztunnel's veth.
+/// As a connection bears it, and who speaks has seat A. Any that was remembered before there were seats reads so.
+pub const PROXY_A: Mark = Mark::new(0x210, 0x250);
+/// The same for seat B.
+pub const PROXY_B: Mark = Mark::new(0x250, 0x250);
+/// Reply to such a connection: back to ztunnel's veth, whichever seat it has.
 pub const PROXY_RETURN: Mark = Mark::new(0x40, 0x40);
+/// To the one on seat A.
+pub const PROXY_RETURN_A: Mark = Mark::new(0x40, 0x50);
+/// To the one on seat B.
+pub const PROXY_RETURN_B: Mark = Mark::new(0x50, 0x50);
+
+/// All bits of packets' and connections' marks that are ours on a node.
+pub const MARK_BITS: u32 = OUTBOUND.mask() | SKIP.mask() | CONN_SKIP.mask() | PROXY.mask() | PROXY_RETURN.mask();
 
 /// In ztunnel's netns: set by TPROXY, routes the packet to a local socket.
 pub const TPROXY: Mark = Mark::new(0x400, 0xfff);
@@ -160,6 +171,15 @@ pub const TABLE_OUTBOUND: TableId = TableId(101);
 /// Proxy-return packets, to ztunnel's veth.
 pub const TABLE_PROXY: TableId = TableId(102);
 
+/// Proxy-return packets to the ztunnel on seat A, to its veth, while another is beside it.
+pub const TABLE_SEAT_A: TableId = TableId(103);
+/// The same for seat B.
+pub const TABLE_SEAT_B: TableId = TableId(104);
+
+/// [`PROXY_RETURN_A`] looks up [`TABLE_SEAT_A`].
+pub const RULE_SEAT_A: RulePriority = RulePriority(97);
+/// [`PROXY_RETURN_B`] looks up [`TABLE_SEAT_B`].
+pub const RULE_SEAT_B: RulePriority = RulePriority(98);
 /// [`SKIP`] goes to the main table's rule.
 pub const RULE_SKIP: RulePriority = RulePriority(100);
 /// [`OUTBOUND`] looks up [`TABLE_OUTBOUND`].
@@ -217,7 +237,7 @@ mod tests {
 
     #[test]
     fn marks_write_only_their_bits() {
-        for mark in [OUTBOUND, SKIP, CONN_SKIP, PROXY, PROXY_RETURN] {
+        for mark in [OUTBOUND, SKIP, CONN_SKIP, PROXY, PROXY_A, PROXY_B, PROXY_RETURN, PROXY_RETURN_A, PROXY_RETURN_B] {
             let foreign = !mark.mask();
             assert_eq!(mark.apply(foreign) & foreign, foreign);
             assert!(mark.matches(mark.apply(0xffff_ffff)));
@@ -230,5 +250,19 @@ mod tests {
         assert!(SKIP.matches(PROXY.value()));
         assert!(!SKIP.matches(PROXY_RETURN.value()));
         assert!(!SKIP.matches(OUTBOUND.value()));
+    }
+
+    #[test]
+    fn a_seat_is_told_from_the_other_and_both_by_what_they_have_in_common() {
+        for (one, other) in [(PROXY_A, PROXY_B), (PROXY_RETURN_A, PROXY_RETURN_B)] {
+            assert!(!one.matches(other.value()) && !other.matches(one.value()));
+            // Whatever was written before, the last word counts.
+            assert!(one.matches(one.apply(other.value())) && other.matches(other.apply(one.value())));
+        }
+        assert!([PROXY_A, PROXY_B].iter().all(|mark| PROXY.matches(mark.value())));
+        assert!([PROXY_RETURN_A, PROXY_RETURN_B].iter().all(|mark| PROXY_RETURN.matches(mark.value())));
+        for mark in [PROXY_RETURN_A, PROXY_RETURN_B] {
+            assert!(!SKIP.matches(mark.value()) && !OUTBOUND.matches(mark.value()));
+        }
     }
 }

@@ -5,8 +5,42 @@
 
 use core::net::IpAddr;
 
-use crate::names::{CONN_SKIP, Mark, OUTBOUND, PROXY, PROXY_RETURN, SKIP};
+use crate::names::{CONN_SKIP, Mark, OUTBOUND, PROXY, PROXY_A, PROXY_B, PROXY_RETURN_A, PROXY_RETURN_B, SKIP};
 use crate::packet::{Packet, TCP, UDP};
+
+/// Which of the two places for a ztunnel is meant. While one follows another both are there, and what began with the one goes
+/// on with it.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Seat {
+    /// The one that the first ztunnel takes.
+    #[default]
+    A,
+    /// The one beside it.
+    B,
+}
+
+impl Seat {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::A, Self::B];
+
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    /// The mark of a reply to whom has it.
+    #[must_use]
+    pub const fn way_back(self) -> Mark {
+        match self {
+            Self::A => PROXY_RETURN_A,
+            Self::B => PROXY_RETURN_B,
+        }
+    }
+}
 
 /// Where on the node a packet is looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,8 +56,8 @@ pub enum Hook {
 pub enum Ingress {
     /// `istioin` or `istioout`.
     Tunnel,
-    /// ztunnel's host-side veth.
-    Proxy,
+    /// The host-side veth of the ztunnel on this seat.
+    Proxy(Seat),
     /// Any other.
     Other,
 }
@@ -33,8 +67,8 @@ pub enum Ingress {
 pub enum Memory {
     /// The connection is not to be intercepted.
     ConnSkip,
-    /// ztunnel speaks with a client's source address.
-    Proxy,
+    /// The ztunnel on this seat speaks with a client's source address.
+    Proxy(Seat),
 }
 
 impl Memory {
@@ -43,7 +77,8 @@ impl Memory {
     pub const fn mark(self) -> Mark {
         match self {
             Self::ConnSkip => CONN_SKIP,
-            Self::Proxy => PROXY,
+            Self::Proxy(Seat::A) => PROXY_A,
+            Self::Proxy(Seat::B) => PROXY_B,
         }
     }
 }
@@ -54,8 +89,8 @@ pub trait View {
     fn is_meshed(&self, ip: IpAddr) -> bool;
     /// Whether `ip` is an address of the node.
     fn is_node(&self, ip: IpAddr) -> bool;
-    /// Whether `ip` is ztunnel's own.
-    fn is_proxy(&self, ip: IpAddr) -> bool;
+    /// Whether `ip` is the own one of the ztunnel on `seat`.
+    fn is_proxy(&self, seat: Seat, ip: IpAddr) -> bool;
     /// The tunnels' UDP port, host byte order.
     fn tunnel_port(&self) -> u16;
     /// What is remembered of the packet's connection. Asked only when rows 1 and 2 did not match.
@@ -100,13 +135,13 @@ pub struct Verdict {
 }
 
 impl Row {
-    /// What this row does.
+    /// What this row does, where the ztunnel that it speaks of has this seat. Rows 4 and 5 differ by it.
     #[must_use]
-    pub const fn verdict(self) -> Verdict {
+    pub const fn verdict(self, seat: Seat) -> Verdict {
         let (mark, remember) = match self {
             Self::FromTunnel | Self::KnownSkip => (Some(SKIP), None),
-            Self::KnownProxy => (Some(PROXY_RETURN), None),
-            Self::ProxyAsClient => (Some(PROXY), Some(Memory::Proxy)),
+            Self::KnownProxy => (Some(seat.way_back()), None),
+            Self::ProxyAsClient => (Some(PROXY), Some(Memory::Proxy(seat))),
             Self::ProxyOwn | Self::Udp | Self::NodeProbe => (Some(CONN_SKIP), Some(Memory::ConnSkip)),
             Self::Outbound => (Some(OUTBOUND), None),
             Self::TunnelItself | Self::Rest => (None, None),
@@ -119,26 +154,35 @@ impl Row {
 #[inline(always)]
 #[must_use]
 pub fn decide(hook: Hook, packet: &Packet, view: &impl View) -> Verdict {
-    row(hook, packet, view).verdict()
+    let (row, seat) = row(hook, packet, view);
+    row.verdict(seat)
 }
 
+/// The row, and the seat of the ztunnel that it speaks of: whose memory it is in row 4, whose veth in row 5. Elsewhere any.
 #[inline(always)]
-fn row(hook: Hook, packet: &Packet, view: &impl View) -> Row {
-    let from_proxy = hook == Hook::Ingress(Ingress::Proxy);
+fn row(hook: Hook, packet: &Packet, view: &impl View) -> (Row, Seat) {
     if hook == Hook::Ingress(Ingress::Tunnel) {
-        return Row::FromTunnel;
+        return (Row::FromTunnel, Seat::A);
     }
     if packet.protocol == UDP && packet.ports.is_some_and(|ports| ports.destination == view.tunnel_port()) {
-        return Row::TunnelItself;
+        return (Row::TunnelItself, Seat::A);
     }
-    match view.memory(packet) {
-        Some(Memory::ConnSkip) => return Row::KnownSkip,
-        Some(Memory::Proxy) if !from_proxy => return Row::KnownProxy,
-        _ => {}
+    let memory = view.memory(packet);
+    if memory == Some(Memory::ConnSkip) {
+        return (Row::KnownSkip, Seat::A);
     }
-    if from_proxy {
-        return if view.is_proxy(packet.source) { Row::ProxyOwn } else { Row::ProxyAsClient };
+    if let Hook::Ingress(Ingress::Proxy(seat)) = hook {
+        return (if view.is_proxy(seat, packet.source) { Row::ProxyOwn } else { Row::ProxyAsClient }, seat);
     }
+    if let Some(Memory::Proxy(seat)) = memory {
+        return (Row::KnownProxy, seat);
+    }
+    (unknown(hook, packet, view), Seat::A)
+}
+
+/// The rows for what is not from ztunnel, and of whose connection nothing is remembered.
+#[inline(always)]
+fn unknown(hook: Hook, packet: &Packet, view: &impl View) -> Row {
     if packet.protocol == UDP {
         return Row::Udp;
     }

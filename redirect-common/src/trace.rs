@@ -18,11 +18,14 @@ pub enum At {
     Output = 4,
     /// It was on its way to a pod.
     ToPod = 5,
+    /// It was on its way into `istioin` or `istioout`, from elsewhere.
+    IntoTunnel = 6,
 }
 
 impl At {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Ingress, Self::FromProxy, Self::FromTunnel, Self::Output, Self::ToPod];
+    pub const ALL: [Self; 6] =
+        [Self::Ingress, Self::FromProxy, Self::FromTunnel, Self::Output, Self::ToPod, Self::IntoTunnel];
 
     /// What lines call it.
     #[must_use]
@@ -33,6 +36,7 @@ impl At {
             Self::FromTunnel => "from-tunnel",
             Self::Output => "output",
             Self::ToPod => "to-pod",
+            Self::IntoTunnel => "into-tunnel",
         }
     }
 }

@@ -6,11 +6,11 @@
 
 mod count;
 mod judge;
-mod local;
 mod maps;
 mod scratch;
 mod skb;
 mod trace;
+mod tunnel;
 mod view;
 
 use aya_ebpf::macros::classifier;
@@ -19,7 +19,7 @@ use redirect_common::flow::Flow;
 use redirect_common::maps::Counter;
 use redirect_common::names::SKIP;
 use redirect_common::packet::{Packet, TCP};
-use redirect_common::policy::{Hook, Ingress};
+use redirect_common::policy::{Hook, Ingress, Seat};
 use redirect_common::trace::At;
 
 use crate::count::count;
@@ -38,7 +38,9 @@ pub fn redirect_from_pod(context: TcContext) -> i32 {
 /// Ingress of ztunnel's host-side veth.
 #[classifier]
 pub fn redirect_from_proxy(context: TcContext) -> i32 {
-    from_port(&Skb::new(&context), Ingress::Proxy)
+    let skb = Skb::new(&context);
+    let seat = CONFIG.get(0).map_or(Seat::A, |config| config.seat_of(skb.device()));
+    from_port(&skb, Ingress::Proxy(seat))
 }
 
 /// Ingress of what leads to other nodes.
@@ -59,12 +61,11 @@ pub fn redirect_from_tunnel(context: TcContext) -> i32 {
     mark(&Skb::new(&context), Hook::Ingress(Ingress::Tunnel))
 }
 
-/// Egress of `istioin`: what the node's own sockets send to meshed pods comes here, because the table of meshed pods leads
-/// here. What arrived from elsewhere has been judged there.
+/// Egress of the tunnels: what the node's own sockets send to meshed pods comes here, because the table of meshed pods leads
+/// into one of them. What arrived from elsewhere has been judged there, but may have been translated since.
 #[classifier]
 pub fn redirect_from_node(context: TcContext) -> i32 {
-    let skb = Skb::new(&context);
-    if skb.is_local() { local::send(&skb) } else { NEXT }
+    tunnel::enter(&Skb::new(&context))
 }
 
 /// Egress of pods' host-side veths: TCP that comes to a meshed pod from elsewhere, and that neither ztunnel nor the law sent,

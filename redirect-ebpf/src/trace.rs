@@ -35,7 +35,7 @@ static TRACING: PerCpuArray<Tracing> = PerCpuArray::with_max_entries(1, 0);
 pub(crate) const fn at(hook: Hook) -> At {
     match hook {
         Hook::Ingress(Ingress::Other) => At::Ingress,
-        Hook::Ingress(Ingress::Proxy) => At::FromProxy,
+        Hook::Ingress(Ingress::Proxy(_)) => At::FromProxy,
         Hook::Ingress(Ingress::Tunnel) => At::FromTunnel,
         Hook::Output => At::Output,
     }

@@ -7,7 +7,7 @@ use aya_ebpf::maps::LruHashMap;
 use redirect_common::flow::{Flow, Remembered};
 use redirect_common::maps::{Address, Config, Pod};
 use redirect_common::packet::Packet;
-use redirect_common::policy::{Memory, View};
+use redirect_common::policy::{Memory, Seat, View};
 
 use crate::maps::{CONFIG, DATAGRAMS, FLOWS, NODE, PODS};
 
@@ -60,8 +60,8 @@ impl View for Node<'_> {
     }
 
     #[inline(always)]
-    fn is_proxy(&self, ip: IpAddr) -> bool {
-        v4(ip) == Some(self.config.proxy)
+    fn is_proxy(&self, seat: Seat, ip: IpAddr) -> bool {
+        v4(ip) == Some(self.config.way(seat).ip)
     }
 
     #[inline(always)]

@@ -27,11 +27,15 @@ use crate::status::Status;
 
 /// Name of the program, and the role its process is recorded under.
 const AGENT: &str = "redirect-agent";
+/// Another version of it: its maps have another layout, and its record has more in it. `cargo xtask test resilience` builds it.
+const OTHER: &str = "redirect-agent-other";
 pub(crate) const ROLE: &str = "agent";
 /// Between two questions to the agent.
 const POLL: Duration = Duration::from_millis(50);
 /// How long the agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to end: it ends the run that it is in, which on a busy machine loads programs for a minute.
+const END: Duration = Duration::from_mins(2);
 /// How much of the log an error shows.
 const LOG_TAIL: usize = 40;
 
@@ -56,6 +60,9 @@ pub struct AgentOptions {
     /// The unpacked image that it is run in; as it was built beside the lab if there is none.
     #[serde(default)]
     pub image_root: Option<PathBuf>,
+    /// It is the other version.
+    #[serde(default)]
+    pub other: bool,
     /// As whom it asks the API server of which cluster; without it pods are learnt of from the lab's folder.
     #[serde(default)]
     pub kubeconfig: Option<PathBuf>,
@@ -73,6 +80,13 @@ impl AgentOptions {
     #[must_use]
     pub fn arg(mut self, arg: &str) -> Self {
         self.args.push(arg.to_owned());
+        self
+    }
+
+    /// The same of the other version.
+    #[must_use]
+    pub fn of_other_version(mut self) -> Self {
+        self.other = true;
         self
     }
 
@@ -97,7 +111,7 @@ impl AgentOptions {
                 image::AGENT.into(),
             ]);
         }
-        let agent = binaries::find(AGENT)?.into_os_string();
+        let agent = binaries::find(if self.other { OTHER } else { AGENT })?.into_os_string();
         Ok(match self.without {
             Some(lack) => vec![binaries::find("redirect-lab")?.into(), lack.subcommand().into(), "--".into(), agent],
             None => vec![agent],
@@ -224,7 +238,7 @@ impl Lab {
     pub fn stop_agent(&mut self, signal: Signal) -> Result<()> {
         let agent = self.agent().context("no agent was started")?;
         agent.signal(signal)?;
-        if !agent.wait(Duration::from_secs(30))? {
+        if !agent.wait(END)? {
             bail!("the agent does not end on {signal:?}\n{}", self.agent_log_tail());
         }
         self.forget(ROLE)
@@ -253,6 +267,12 @@ impl Lab {
     pub fn trace_pod(&self, words: &[&str]) -> Result<String> {
         let trace = Cmd::new(binaries::find(AGENT)?).args(["trace"]).args(words);
         trace.args(["--state-dir".into(), self.agent_dir()]).netns(&self.node()).run()
+    }
+
+    /// What `redirect-agent check` says, and whether by its exit status nothing would break.
+    pub fn check_node(&self) -> Result<(bool, String)> {
+        let output = Cmd::new(binaries::find(AGENT)?).args(["check"]).netns(&self.node()).output()?;
+        Ok((output.status.success(), output.stdout))
     }
 
     /// Asks the agent for its status.

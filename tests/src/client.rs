@@ -31,33 +31,33 @@ pub struct Session {
 impl Session {
     /// Connects from `netns` to `to`, with `source` as its address if one is given.
     pub fn open(netns: &Netns, to: SocketAddrV4, source: Option<Ipv4Addr>) -> Result<Self> {
-        Self::connect(netns, to, source.map(|source| SocketAddrV4::new(source, 0)))
+        Self::connect(netns, to, source.map(|source| SocketAddrV4::new(source, 0)), TIMEOUT)
     }
 
-    /// Connects from this address and port.
-    pub fn open_from(netns: &Netns, to: SocketAddrV4, from: SocketAddrV4) -> Result<Self> {
-        Self::connect(netns, to, Some(from))
+    /// Connects from this address and port; that, and each answer, may take so long.
+    pub fn open_from(netns: &Netns, to: SocketAddrV4, from: SocketAddrV4, patience: Duration) -> Result<Self> {
+        Self::connect(netns, to, Some(from), patience)
     }
 
     /// Connects by a socket that has been waiting for it in its netns.
     pub fn open_by(socket: Socket, to: SocketAddrV4) -> Result<Self> {
         socket.connect_timeout(&to.into(), TIMEOUT).with_context(|| format!("no connection to {to}"))?;
-        Self::greeted(socket.into(), to)
+        Self::greeted(socket.into(), to, TIMEOUT)
     }
 
     /// Connects from where this process is.
     pub fn open_here(to: SocketAddrV4) -> Result<Self> {
-        Self::greeted(connect(to, None).with_context(|| format!("no connection to {to}"))?, to)
+        Self::greeted(connect(to, None, TIMEOUT).with_context(|| format!("no connection to {to}"))?, to, TIMEOUT)
     }
 
-    fn connect(netns: &Netns, to: SocketAddrV4, source: Option<SocketAddrV4>) -> Result<Self> {
-        let stream = netns.run(|| connect(to, source))?.with_context(|| format!("no connection to {to}"))?;
-        Self::greeted(stream, to)
+    fn connect(netns: &Netns, to: SocketAddrV4, source: Option<SocketAddrV4>, patience: Duration) -> Result<Self> {
+        let stream = netns.run(|| connect(to, source, patience))?.with_context(|| format!("no connection to {to}"))?;
+        Self::greeted(stream, to, patience)
     }
 
-    fn greeted(stream: TcpStream, to: SocketAddrV4) -> Result<Self> {
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
+    fn greeted(stream: TcpStream, to: SocketAddrV4, patience: Duration) -> Result<Self> {
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         stream.set_nodelay(true)?;
         let local = stream.local_addr()?;
         let mut stream = BufReader::new(stream);
@@ -100,14 +100,14 @@ impl Session {
     }
 }
 
-fn connect(to: SocketAddrV4, source: Option<SocketAddrV4>) -> std::io::Result<TcpStream> {
+fn connect(to: SocketAddrV4, source: Option<SocketAddrV4>, patience: Duration) -> std::io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     if let Some(source) = source {
         // An earlier connection of the same port may still be waiting out its time.
         socket.set_reuse_address(true)?;
         socket.bind(&source.into())?;
     }
-    socket.connect_timeout(&to.into(), TIMEOUT)?;
+    socket.connect_timeout(&to.into(), patience)?;
     Ok(socket.into())
 }
 

@@ -14,6 +14,8 @@ use crate::command::Cmd;
 use crate::layout::{BRIDGE, POD_LINK, POD_SUBNET};
 use crate::netns::Netns;
 
+/// The network's, in its configuration and in the folders of those who keep something about it.
+const NAME: &str = "redirect-lab";
 const PLUGIN_DIRS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
 
 /// How pods hang on their node.
@@ -86,10 +88,15 @@ impl Network<'_> {
             .run()
     }
 
+    /// Where host-local keeps the address that it gave last, of the one set of ranges.
+    pub(crate) fn last_address(&self) -> PathBuf {
+        self.data_dir.join(NAME).join("last_reserved_ip.0")
+    }
+
     fn configuration(&self) -> Value {
         let mut configuration = json!({
             "cniVersion": "0.4.0",
-            "name": "redirect-lab",
+            "name": NAME,
             "type": self.topology.to_string(),
             "ipMasq": false,
             "ipam": {

@@ -1,5 +1,6 @@
 //! Every single thing that the agent made, found by comparing a netns before and after, each with the command that takes
-//! it away. The agent is not asked: what it forgot to list is found all the same.
+//! it away. The agent is not asked: what it forgot to list is found all the same. In `changes` are those that change things
+//! instead, in `maps` those that have to do with BPF maps and their pins.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,11 +15,26 @@ use crate::netns::Netns;
 use crate::node::set_sysctls;
 use crate::snapshot::{Section, Snapshot};
 
-/// One thing, and how to take it away.
+mod changes;
+mod figures;
+mod maps;
+
+pub use changes::changes;
+pub use figures::Figures;
+pub use maps::{changes_of_maps, describe_maps};
+
+/// How the names of the agent's chains begin.
+const OURS: &str = "ztunnel-";
+
+/// One thing, and how to take it away, or to make it another.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Removal {
     /// What it is, as the tool prints it.
     pub what: String,
+    /// Which kind of thing, and what is done to it.
+    pub kind: &'static str,
+    /// Whether the kernel tells of it.
+    pub told: bool,
     /// Where it shows.
     pub section: Section,
     way: Way,
@@ -42,8 +58,13 @@ impl Removal {
         .with_context(|| format!("cannot remove {}", self.what))
     }
 
-    fn by(section: Section, what: &str, command: String) -> Self {
-        Self { what: what.to_owned(), section, way: Way::Run(command, String::new()) }
+    fn by(section: Section, kind: &'static str, what: &str, command: String) -> Self {
+        Self { what: what.to_owned(), kind, told: true, section, way: Way::Run(command, String::new()) }
+    }
+
+    /// The kernel does not tell of it.
+    fn untold(self) -> Self {
+        Self { told: false, ..self }
     }
 }
 
@@ -82,13 +103,14 @@ pub fn removals(before: &Snapshot, after: &Snapshot, backend: Backend) -> Vec<Re
 
 fn link(line: &str) -> Option<Removal> {
     let name = line.split_whitespace().next()?.trim_end_matches(':');
-    Some(Removal::by(Section::LINKS, &format!("link {name}"), format!("ip link del {name}")))
+    Some(Removal::by(Section::LINKS, "link removed", &format!("link {name}"), format!("ip link del {name}")))
 }
 
 fn address(line: &str) -> Option<Removal> {
     let [device, "inet", address] = words(line)[..] else { return None };
     Some(Removal::by(
         Section::ADDRESSES,
+        "address removed",
         &format!("address {address} on {device}"),
         format!("ip addr del {address} dev {device}"),
     ))
@@ -100,38 +122,50 @@ fn neighbour(line: &str) -> Option<[Removal; 3]> {
         return None;
     };
     let ways = [
-        format!("ip neigh del {ip} dev {device}"),
-        format!("ip neigh replace {ip} dev {device} lladdr 02:00:00:00:00:01 nud permanent"),
-        format!("ip neigh replace {ip} dev {device} lladdr {mac} nud reachable"),
+        ("neighbour removed", format!("ip neigh del {ip} dev {device}")),
+        ("neighbour changed", format!("ip neigh replace {ip} dev {device} lladdr 02:00:00:00:00:01 nud permanent")),
+        ("neighbour changed", format!("ip neigh replace {ip} dev {device} lladdr {mac} nud reachable")),
     ];
-    Some(ways.map(|command| Removal::by(Section::NEIGHBOURS, &command, command.clone())))
+    Some(ways.map(|(kind, command)| Removal::by(Section::NEIGHBOURS, kind, &command, command.clone()).untold()))
 }
 
 /// Routes that the kernel makes for an address come and go with the address.
 fn route(line: &str) -> Option<Removal> {
     let implied = line.contains("proto kernel");
-    (!implied).then(|| Removal::by(Section::ROUTES, &format!("route {line}"), format!("ip route del {line}")))
+    (!implied).then(|| {
+        Removal::by(Section::ROUTES, "route removed", &format!("route {line}"), format!("ip route del {line}"))
+    })
 }
 
 fn rule(line: &str) -> Option<Removal> {
     let (priority, rest) = line.split_once(": ")?;
     let rest = rest.trim_end_matches(" [detached]");
-    Some(Removal::by(Section::RULES, &format!("rule {line}"), format!("ip rule del priority {priority} {rest}")))
+    Some(Removal::by(
+        Section::RULES,
+        "rule removed",
+        &format!("rule {line}"),
+        format!("ip rule del priority {priority} {rest}"),
+    ))
 }
 
 fn entry(line: &str) -> Option<Removal> {
     let member = line.strip_prefix("add ")?;
-    Some(Removal::by(Section::SETS, &format!("set entry {member}"), format!("ipset del {member}")))
+    Some(
+        Removal::by(Section::SETS, "set entry removed", &format!("set entry {member}"), format!("ipset del {member}"))
+            .untold(),
+    )
 }
 
 /// A filter, or the qdisc with all its filters. A link of TCX is taken away by its pin.
 fn program(line: &str) -> Option<Removal> {
-    let command = match line.split_whitespace().collect::<Vec<_>>()[..] {
-        [device, "clsact"] => format!("tc qdisc del dev {device} clsact"),
-        [device, hook, "clsact", priority, _] => format!("tc filter del dev {device} {hook} pref {priority}"),
+    let (kind, command) = match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [device, "clsact"] => ("qdisc removed", format!("tc qdisc del dev {device} clsact")),
+        [device, hook, "clsact", priority, _] => {
+            ("program removed", format!("tc filter del dev {device} {hook} pref {priority}"))
+        }
         _ => return None,
     };
-    Some(Removal::by(Section::Programs, line, command))
+    Some(Removal::by(Section::Programs, kind, line, command))
 }
 
 /// Each pinned link in `dir`; with its pin goes the link. Several can be of one device, so which it is does not matter.
@@ -143,7 +177,7 @@ pub fn pinned_links(dir: &Path) -> Result<Vec<Removal>> {
     let removal = |entry: std::io::Result<fs::DirEntry>| {
         let path = entry?.path();
         let command = format!("rm {}", path.display());
-        Ok(Removal::by(Section::Programs, &format!("pin {}", path.display()), command))
+        Ok(Removal::by(Section::Programs, "link's pin removed", &format!("pin {}", path.display()), command))
     };
     entries.map(removal).collect()
 }
@@ -157,12 +191,15 @@ fn tables(section: Section, before: &str, after: &str) -> Vec<Removal> {
             (["table", family, name, "{"], _) => {
                 let foreign = before.contains(&format!("table {family} {name} {{"));
                 table = (!foreign).then(|| format!("{family} {name}"));
-                table.as_ref().map(|table| format!("nft delete table {table}"))
+                table.as_ref().map(|table| ("nft table removed", format!("nft delete table {table}")))
             }
-            ([kind @ ("chain" | "set"), name, "{"], Some(table)) => Some(format!("nft flush {kind} {table} {name}")),
+            (["chain", name, "{"], Some(table)) => {
+                Some(("nft chain emptied", format!("nft flush chain {table} {name}")))
+            }
+            (["set", name, "{"], Some(table)) => Some(("nft set emptied", format!("nft flush set {table} {name}"))),
             _ => None,
         };
-        all.extend(command.map(|command| Removal::by(section, &command, command.clone())));
+        all.extend(command.map(|(kind, command)| Removal::by(section, kind, &command, command.clone())));
     }
     all
 }
@@ -181,7 +218,10 @@ fn sysctls(before: &str, after: &str) -> Vec<Removal> {
         };
         let old = value_of(before, name).or_else(default)?;
         let way = Way::Write(format!("net/ipv4/{name}"), old.clone());
-        (old != value).then(|| Removal { what: format!("sysctl {line}"), section: Section::Sysctls, way })
+        let (section, what) = (Section::Sysctls, format!("sysctl {line}"));
+        // Of `accept_local` nobody is told (`devinet_conf_proc`, net/ipv4/devinet.c).
+        let told = !name.ends_with("/accept_local");
+        (old != value).then_some(Removal { what, kind: "sysctl changed", told, section, way })
     };
     after.lines().filter_map(removal).collect()
 }
@@ -190,8 +230,10 @@ fn sysctls(before: &str, after: &str) -> Vec<Removal> {
 fn chains(before: &str, after: &str, backend: Backend) -> Vec<Removal> {
     let old: BTreeSet<_> = rules(before).into_iter().collect();
     let new: Vec<_> = rules(after).into_iter().filter(|rule| !old.contains(rule)).collect();
-    let restore = |what: String, table: &str, commands: &[String]| Removal {
+    let restore = |kind: &'static str, what: String, table: &str, commands: &[String]| Removal {
         what,
+        kind,
+        told: backend == Backend::Nft,
         section: Section::Command(backend.save()),
         way: Way::Run(
             format!("{} --wait 10 --noflush", backend.restore()),
@@ -201,7 +243,9 @@ fn chains(before: &str, after: &str, backend: Backend) -> Vec<Removal> {
     let mut all = Vec::new();
     for (table, line) in &new {
         if let Some(rule) = line.strip_prefix("-A ") {
-            all.push(restore(format!("{table} rule {rule}"), table, &[format!("-D {rule}")]));
+            let jump = !rule.starts_with(OURS);
+            let kind = if jump { "jump removed" } else { "rule of a chain removed" };
+            all.push(restore(kind, format!("{table} rule {rule}"), table, &[format!("-D {rule}")]));
         }
     }
     for (table, line) in &new {
@@ -211,7 +255,7 @@ fn chains(before: &str, after: &str, backend: Backend) -> Vec<Removal> {
             let referring = new.iter().filter(|(other, line)| other == table && refers(line));
             let mut commands: Vec<_> = referring.map(|(_, line)| line.replacen("-A ", "-D ", 1)).collect();
             commands.extend([format!("-F {chain}"), format!("-X {chain}")]);
-            all.push(restore(format!("{table} chain {chain}"), table, &commands));
+            all.push(restore("chain removed", format!("{table} chain {chain}"), table, &commands));
         }
     }
     all

@@ -61,6 +61,11 @@ impl Lab {
         self.order(&format!("{how} {skip}"))
     }
 
+    /// From now on writes are listed, and the one after `skip` others hangs until [`Self::end_faults`].
+    pub fn want_hang(&self, skip: usize) -> Result<()> {
+        self.order(&format!("hang {skip}"))
+    }
+
     fn order(&self, order: &str) -> Result<()> {
         self.end_faults()?;
         // Whole or not at all for an agent that reads it.

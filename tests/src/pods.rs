@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -90,6 +91,13 @@ impl Lab {
         self.manifests().remove_pod(self.pod(name)?)?;
         self.state.pods.retain(|pod| pod.name != name);
         self.save()
+    }
+
+    /// Has the next pod that comes get this address, which nobody has: host-local looks for a free one from behind the last one on.
+    pub fn free_address_next(&self, ip: Ipv4Addr) -> Result<()> {
+        let before = ip.to_bits().checked_sub(1).map(Ipv4Addr::from_bits).context("there is none before it")?;
+        let path = self.with_network(|network| Ok(network.last_address()))?;
+        fs::write(&path, before.to_string()).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// A new sandbox for the same pod, as after a crash of its sandbox: same UID, another netns and address.

@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 /// connection onward from the proxy.
 pub const CLIENT_PORTS: Range<u16> = 20_000..32_000;
 
-/// The next of each address. No port is used twice in a process: a connection of the same ends may not be forgotten everywhere.
+/// The next of each address. No port is used twice until [`renew`]: a connection of the same ends may not be forgotten everywhere.
 static NEXT: Mutex<BTreeMap<Ipv4Addr, u16>> = Mutex::new(BTreeMap::new());
 
 /// This address with a port that it has not had.
@@ -21,6 +21,13 @@ pub(crate) fn fresh(source: Ipv4Addr) -> Result<SocketAddrV4> {
     ensure!(CLIENT_PORTS.contains(port), "{source} has used all its ports");
     *port += 1;
     Ok(SocketAddrV4::new(source, *port - 1))
+}
+
+/// To be called when no connection is open: addresses that have used most of their ports begin anew. The first of them were used longest ago.
+pub(crate) fn renew() {
+    let mut next = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
+    let half = CLIENT_PORTS.start + (CLIENT_PORTS.end - CLIENT_PORTS.start) / 2;
+    next.values_mut().filter(|port| **port > half).for_each(|port| *port = CLIENT_PORTS.start);
 }
 
 #[cfg(test)]
@@ -37,6 +44,8 @@ mod tests {
             fresh(one)?;
         }
         assert!(fresh(one).is_err() && fresh(other).is_ok());
+        renew();
+        assert_eq!((fresh(one)?.port(), fresh(other)?.port()), (CLIENT_PORTS.start, CLIENT_PORTS.start + 2));
         Ok(())
     }
 }

@@ -1,8 +1,12 @@
 //! What `redirect-agent status -o json` says. Fields that the lab does not use are not read.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
+
+use crate::time::parse_rfc3339;
 
 /// Numbers of changes to the kernel, by kind of resource, and `total`.
 pub type Writes = BTreeMap<String, u64>;
@@ -31,11 +35,20 @@ pub struct Status {
     pub settled: bool,
     /// Passes so far.
     pub reconciles: u64,
+    /// The pass that is under way, when it takes too long.
+    #[serde(default)]
+    pub stuck: Option<Stuck>,
     /// Changes made to the kernel since the agent started.
     pub writes: Writes,
     /// Those of them that repaired drift.
     #[serde(default)]
     pub repairs: Writes,
+    /// The last of them, oldest first.
+    #[serde(default)]
+    pub last_repairs: Vec<Repair>,
+    /// Things that others change again and again.
+    #[serde(default)]
+    pub fights: u64,
     /// Tools (iptables, ipset, nft) that it has run.
     #[serde(default)]
     pub processes: u64,
@@ -43,6 +56,9 @@ pub struct Status {
     pub tunnel_port: Option<u16>,
     /// ztunnel.
     pub proxy: Proxy,
+    /// The one before it, while what it began goes on with it.
+    #[serde(default)]
+    pub draining: Option<Former>,
     /// The pods of this node.
     pub pods: Vec<PodStatus>,
     /// The CNI plugin, where the agent is to install it.
@@ -54,9 +70,34 @@ pub struct Status {
     /// The pod that is traced.
     #[serde(default)]
     pub trace: Option<Traced>,
+    /// What is not wrong, and worth knowing.
+    #[serde(default)]
+    pub notes: Vec<Problem>,
     /// What is wrong.
     #[serde(default)]
     pub problems: Vec<Problem>,
+}
+
+/// Something that was put back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Repair {
+    /// When, as RFC 3339 has it.
+    pub at: String,
+    /// `node` or `ztunnel`.
+    pub place: String,
+    /// `link`, `route` and so on.
+    pub kind: String,
+    /// Which one.
+    pub object: String,
+    /// What was there in its place.
+    pub found: Option<String>,
+}
+
+impl Repair {
+    /// When.
+    pub fn at(&self) -> Result<SystemTime> {
+        parse_rfc3339(&self.at).with_context(|| format!("{:?} is no time", self.at))
+    }
 }
 
 /// The CNI plugin on the node.
@@ -85,6 +126,15 @@ pub struct Proxy {
     pub veth: Option<String>,
     /// Why it is not programmed.
     pub reason: Option<String>,
+}
+
+/// A ztunnel that another has followed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Former {
+    /// Pod name.
+    pub name: String,
+    /// Pod UID.
+    pub uid: String,
 }
 
 /// A pod as the agent sees it.
@@ -135,6 +185,15 @@ pub struct Traced {
     pub lost: u64,
 }
 
+/// A pass that takes too long.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stuck {
+    /// For how long.
+    pub seconds: u64,
+    /// What it is at.
+    pub at: String,
+}
+
 /// Something that is wrong.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Problem {
@@ -173,6 +232,12 @@ impl Status {
     #[must_use]
     pub fn attachment(&self, container: &str) -> Option<&Attachment> {
         self.cni.attachments.iter().find(|attachment| attachment.container == container)
+    }
+
+    /// Whether a note has these words.
+    #[must_use]
+    pub fn has_note(&self, words: &str) -> bool {
+        self.notes.iter().any(|note| note.message.contains(words))
     }
 
     /// Whether the pod called `name` is `proxy`, and everything is in place.

@@ -31,10 +31,11 @@ fn without_bpf_it_is_iptables_mode_and_says_why() -> Result<()> {
     checks.check("there is no file system for pins", || falls_back(&mut lab, &without(Lack::Bpffs), "bpf file system"));
     checks.check("the same with --no-fallback", || ends(&mut lab, &without(Lack::Bpffs), "bpf file system"));
     match JitOff::set()? {
-        Some(_off) => {
+        Some(off) => {
             let usual = watchful().in_mode(Mode::Ebpf);
             checks.check("the compiler is switched off", || falls_back(&mut lab, &usual, "bpf_jit_enable"));
             checks.check("the same with --no-fallback", || ends(&mut lab, &usual, "bpf_jit_enable"));
+            checks.check("it is switched on again, and the agent changes over", || changes_over(&mut lab, &usual, off));
         }
         None => println!("this kernel always compiles (CONFIG_BPF_JIT_ALWAYS_ON): its compiler cannot be switched off"),
     }
@@ -52,6 +53,18 @@ fn falls_back(lab: &mut Lab, options: &AgentOptions, reason: &str) -> Result<()>
     let begin = fs::metadata(lab.agent_log()).map_or(0, |log| log.len());
     lab.start_agent(options)?;
     let outcome = has_fallen_back(lab, usize::try_from(begin)?, reason);
+    lab.stop_agent(Signal::TERM)?;
+    outcome
+}
+
+/// What stood against BPF passes while the agent runs.
+fn changes_over(lab: &mut Lab, options: &AgentOptions, off: JitOff) -> Result<()> {
+    lab.start_agent(options)?;
+    lab.wait_until(SETTLE, "settled in iptables mode", |status| is_settled(status) && status.mode == "iptables")?;
+    drop(off);
+    let status = lab.wait_until(SETTLE, "in ebpf mode", |status| is_settled(status) && status.mode == "ebpf")?;
+    ensure!(status.fallback_reason.is_none(), "it gives a reason: {:?}", status.fallback_reason);
+    let outcome = table::check(lab, ZTUNNEL);
     lab.stop_agent(Signal::TERM)?;
     outcome
 }

@@ -84,8 +84,8 @@ fn nothing_of_iptables(lab: &Lab) -> Result<()> {
     let sets = Cmd::line("ipset list -n").netns(&lab.node()).run()?;
     ensure!(!sets.contains("ztunnel-"), "sets: {sets}");
     let rules = Cmd::line(lab.options().backend.save()).netns(&lab.node()).run()?;
-    for chain in
-        ["SKIP", "CONN-SKIP", "PROXY", "PROXY-RETURN", "OUTBOUND"].map(|verdict| format!(":ztunnel-{verdict} "))
+    for chain in ["SKIP", "CONN-SKIP", "PROXY", "PROXY-B", "PROXY-RETURN", "PROXY-RETURN-B", "OUTBOUND"]
+        .map(|verdict| format!(":ztunnel-{verdict} "))
     {
         ensure!(!rules.contains(&chain), "there is still {chain}\n{rules}");
     }

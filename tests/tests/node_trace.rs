@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use redirect_lab::client::Session;
+use redirect_lab::client::{Session, TIMEOUT};
 use redirect_lab::harness::{Checks, eventually, settled, start, watchful};
 use redirect_lab::lab::Lab;
 use redirect_lab::mode::Mode;
@@ -112,7 +112,7 @@ fn same(before: &[Hung], after: &[Hung]) -> Result<()> {
 /// A connection to the remote server, from this port.
 fn connect(lab: &Lab, from: &str, port: u16) -> Result<()> {
     let source = SocketAddrV4::new(lab.address(from)?, port);
-    Session::open_from(&lab.place(from)?, lab.target("remote")?, source)?.echo()
+    Session::open_from(&lab.place(from)?, lab.target("remote")?, source, TIMEOUT)?.echo()
 }
 
 fn lines(lab: &Lab) -> Result<Vec<String>> {

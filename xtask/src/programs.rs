@@ -1,5 +1,6 @@
 //! Builds the workspace's own programs, once for the host and the guests: they run the same files.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -12,7 +13,10 @@ use crate::{ebpf, progress};
 /// Quick to build, and not slow in an emulated machine. See `[profile.lab]` in the workspace's `Cargo.toml`.
 pub(crate) const PROFILE: &str = "lab";
 const INIT: &str = "redirect-init";
-const TOOLS: [&str; 3] = ["redirect-agent", "redirect-cni", "redirect-lab"];
+const AGENT: &str = "redirect-agent";
+const TOOLS: [&str; 3] = [AGENT, "redirect-cni", "redirect-lab"];
+/// An agent of another version; see [`build_other`].
+const OTHER_AGENT: &str = "redirect-agent-other";
 
 /// Where the programs are.
 #[derive(Clone, Debug)]
@@ -41,11 +45,8 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Programs> {
     // First: the agent has the object inside.
     let bpf_object = ebpf::build(workspace)?;
     progress::say("building the programs");
-    let mut command = workspace.cargo();
-    command.args(["build", "--profile", PROFILE, "--bins", "--package", INIT]);
-    for tool in TOOLS {
-        command.args(["--package", tool]);
-    }
+    let mut command = cargo_build(workspace);
+    command.arg("--bins");
     let artifacts = artifacts(&mut command)?;
     let find = |name: &str| {
         let found = artifacts.iter().find(|artifact| artifact.name == name);
@@ -57,6 +58,32 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Programs> {
         find(tool)?;
     }
     Ok(Programs { init: find(INIT)?, tools, bpf_object })
+}
+
+/// Builds the agent once more, as another version whose maps are laid out in another way and whose record has more in it: for the tests of
+/// upgrades and downgrades.
+pub(crate) fn build_other(workspace: &Workspace) -> Result<PathBuf> {
+    let object = ebpf::build_other(workspace)?;
+    progress::say("building another version of the agent");
+    let mut command = cargo_build(workspace);
+    command.args(["--bin", AGENT, "--features", &format!("{AGENT}/{}", ebpf::OTHER_LAYOUT)]);
+    command.env("REDIRECT_EBPF_OBJECT", object);
+    let built = artifacts(&mut command)?;
+    let built = built.iter().find(|artifact| artifact.name == AGENT).context("cargo built no other agent")?;
+    // Cargo puts both in the same place, the one that was asked for last.
+    let other = workspace.cache("other")?.join(OTHER_AGENT);
+    fs::copy(&built.executable, &other).with_context(|| format!("write {}", other.display()))?;
+    Ok(other)
+}
+
+/// All of them are named in each build, so that what they share is built with the same features, and so once.
+fn cargo_build(workspace: &Workspace) -> Command {
+    let mut command = workspace.cargo();
+    command.args(["build", "--profile", PROFILE, "--package", INIT]);
+    for tool in TOOLS {
+        command.args(["--package", tool]);
+    }
+    command
 }
 
 /// One line of what cargo says with `--message-format=json`.

@@ -20,6 +20,7 @@ use redirect_common::maps::{COUNTERS, LAYOUT, Tracing, counter_name, name};
 use crate::config::TcAttach;
 use crate::kernel::bpf::write;
 use crate::kernel::file;
+use crate::resources::pin::Pins;
 use crate::resources::program::{self, AttachKind, Programs};
 use crate::trace::{self, Tap};
 
@@ -46,6 +47,7 @@ const PROGRAMS: [&str; 7] = [
 pub(crate) struct Bpf {
     pub(crate) ebpf: Ebpf,
     pub(crate) programs: Programs,
+    pub(crate) pins: Pins,
     pub(crate) kind: AttachKind,
     /// What the programs say of packets of a traced pod.
     pub(crate) tap: Arc<Tap>,
@@ -60,6 +62,9 @@ pub(crate) struct Options<'a> {
     pub(crate) flows: u32,
 }
 
+/// Before the name of a layout that is being removed. A bpf file system takes no dots (`bpf_lookup`, kernel/bpf/inode.c).
+const GONE: &str = "gone-";
+
 /// Where pinned TCX links are, of every layout: a new agent swaps their programs.
 pub(crate) fn links_dir(dir: &Path) -> PathBuf {
     dir.join("links")
@@ -70,6 +75,12 @@ fn maps_dir(dir: &Path) -> PathBuf {
     dir.join(format!("v{LAYOUT}")).join("maps")
 }
 
+/// Where there are pins of this layout, and the folders above.
+pub(crate) fn folders(dir: &Path) -> [PathBuf; 4] {
+    let maps = maps_dir(dir);
+    [dir.to_owned(), links_dir(dir), dir.join(format!("v{LAYOUT}")), maps]
+}
+
 /// Finds out by doing it whether BPF can be used, and loads the programs. An error names what stands against it; nothing is
 /// attached yet.
 pub(crate) fn open(options: &Options<'_>) -> anyhow::Result<Bpf> {
@@ -77,10 +88,11 @@ pub(crate) fn open(options: &Options<'_>) -> anyhow::Result<Bpf> {
     check_file_system(options.dir)?;
     lift_memory_limit();
     let mut ebpf = load(options)?;
+    let pins = Pins::open(&folders(options.dir), &maps_dir(options.dir))?;
     let programs = load_programs(&mut ebpf)?;
     let kind = choose(options.attach, &programs)?;
     let tap = trace::start(&mut ebpf)?;
-    Ok(Bpf { ebpf, programs, kind, tap })
+    Ok(Bpf { ebpf, programs, pins, kind, tap })
 }
 
 impl Bpf {
@@ -198,15 +210,24 @@ fn choose(attach: TcAttach, programs: &Programs) -> anyhow::Result<AttachKind> {
     }
 }
 
-/// Removes the pins of layouts other than this one. To be called when everything stands.
+/// Removes the pins of layouts other than this one. To be called when everything stands. An agent that is killed meanwhile leaves a layout
+/// whole or under another name: one that comes back to it must not find half of its maps, with what they held long ago.
 pub(crate) fn forget_other_layouts(dir: &Path) -> anyhow::Result<()> {
     let own = format!("v{LAYOUT}");
     for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with('v') && name != own {
-            file::remove_tree(&entry.path()).with_context(|| format!("remove {}", entry.path().display()))?;
-        }
+        let gone = if name.starts_with('v') && name != own {
+            let gone = dir.join(format!("{GONE}{name}"));
+            file::remove_tree(&gone).with_context(|| format!("remove {}", gone.display()))?;
+            file::rename(&entry.path(), &gone).with_context(|| format!("rename {}", entry.path().display()))?;
+            gone
+        } else if name.starts_with(GONE) {
+            entry.path()
+        } else {
+            continue;
+        };
+        file::remove_tree(&gone).with_context(|| format!("remove {}", gone.display()))?;
     }
     Ok(())
 }
@@ -221,6 +242,20 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn other_layouts_go_and_so_does_what_is_left_of_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let own = format!("v{LAYOUT}");
+        for name in [own.as_str(), "links", "v0", "v999", "gone-v999", "gone-v7"] {
+            fs::create_dir_all(directory.path().join(name).join("maps")).unwrap();
+        }
+        forget_other_layouts(directory.path()).unwrap();
+        forget_other_layouts(directory.path()).unwrap();
+        let left: BTreeSet<_> =
+            fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, BTreeSet::from([own.into(), "links".into()]));
+    }
 
     #[test]
     fn every_map_of_the_object_is_pinned() {

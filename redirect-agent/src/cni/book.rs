@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use redirect_cni::protocol::{self, AttachmentId, NetnsId, Valid};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Attachments beyond this number are refused: several times what a node runs, and small enough to hold and to write.
 const LIMIT: usize = 4096;
@@ -63,6 +64,14 @@ pub(crate) struct Book {
 }
 
 impl Book {
+    /// What can be made out of another version's, and how many attachments cannot.
+    pub(crate) fn salvage(found: &Value) -> (Self, usize) {
+        let all = found["attached"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let attached: Vec<_> = all.iter().filter_map(|attached| Attached::deserialize(attached).ok()).collect();
+        let left = all.len() - attached.len();
+        (Self { attached, gone: Deserialize::deserialize(&found["gone"]).unwrap_or_default() }, left)
+    }
+
     pub(crate) fn all(&self) -> &[Attached] {
         &self.attached
     }

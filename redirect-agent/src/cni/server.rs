@@ -21,7 +21,8 @@ use super::book::Attached;
 use super::desk::{Desk, Ticket};
 use super::inspect;
 use crate::kernel::netns::NetnsId;
-use crate::reconcile::doorbell::{Cause, Doorbell};
+use crate::reconcile::cause::Cause;
+use crate::reconcile::doorbell::Doorbell;
 use crate::sources::Snapshots;
 use crate::status::Status;
 
@@ -125,7 +126,7 @@ impl Server {
             true
         };
         if look_again {
-            self.doorbell.ring(Cause::Routing);
+            self.doorbell.ring(Cause::WANTED);
         }
         Ok(answer)
     }

@@ -1,5 +1,8 @@
 //! The file of the book: pods that wait for nobody any more must stay enrolled when the agent is started again, also before
 //! their status has an address. It lives as long as the kernel, as the record does.
+//!
+//! Agents of other versions read the file too, and what one of them forgets is no longer meshed. So the file only grows, as the record does
+//! (see there), and of another version's file everything is taken that can be made out.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -8,20 +11,28 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::book::Book;
 use crate::kernel::file;
 use crate::record;
 
 const FILE: &str = "attachments.json";
-/// Raised when the file's meaning changes.
+/// As the record has it. The first agents read no other.
 const VERSION: u32 = 1;
 
-#[derive(Serialize, Deserialize)]
-struct Data {
+#[derive(Serialize)]
+struct Data<'a> {
     version: u32,
+    boot: &'a str,
+    attachments: &'a Book,
+}
+
+/// What an agent of any version wrote.
+#[derive(Deserialize)]
+struct Found {
     boot: String,
-    attachments: Book,
+    attachments: Value,
 }
 
 /// The file, and what it says.
@@ -55,7 +66,7 @@ impl Store {
     }
 
     fn write(&self, book: &Book) -> anyhow::Result<()> {
-        let data = Data { version: VERSION, boot: self.boot.clone(), attachments: book.clone() };
+        let data = Data { version: VERSION, boot: &self.boot, attachments: book };
         Ok(file::replace(&self.path, &serde_json::to_vec(&data)?)?)
     }
 }
@@ -65,12 +76,16 @@ fn read(path: &Path, boot: &str) -> anyhow::Result<Book> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Book::default()),
         other => other?,
     };
-    let data: Data = serde_json::from_slice(&bytes)?;
+    let data: Found = serde_json::from_slice(&bytes)?;
     if data.boot != boot {
         return Ok(Book::default());
     }
-    anyhow::ensure!(data.version == VERSION, "has version {}, this agent reads {VERSION}", data.version);
-    Ok(data.attachments)
+    Book::deserialize(&data.attachments).or_else(|error| {
+        let (known, left) = Book::salvage(&data.attachments);
+        let error = format!("{error:#}");
+        tracing::warn!(error, known = known.all().len(), left, file = %path.display(), "attachments of pods are of another version");
+        Ok(known)
+    })
 }
 
 /// Nothing is enrolled any more.
@@ -107,6 +122,26 @@ mod tests {
         let known = Arc::new(book(&[attached("c1", "a", None, &[])]));
         Store::open(directory.path()).unwrap().0.keep(&known).unwrap();
         assert_eq!(Store::open(directory.path()).unwrap().1, *known);
+    }
+
+    #[test]
+    fn of_another_version_is_taken_what_can_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let known = [attached("c1", "a", None, &["10.0.0.1"]), attached("c2", "b", None, &["10.0.0.2"])];
+        let mut book = serde_json::to_value(book(&known)).unwrap();
+        book["attached"][0]["more"] = 7.into();
+        book["more"] = "x".into();
+        let write = |book: &Value| {
+            let file =
+                serde_json::json!({"version": 2, "boot": record::boot_id().unwrap(), "more": [], "attachments": book});
+            fs::write(directory.path().join(FILE), file.to_string()).unwrap();
+            Store::open(directory.path()).unwrap().1
+        };
+        assert_eq!(write(&book).all(), known);
+        book["attached"][0]["id"] = "another kind".into();
+        assert_eq!(write(&book).all(), &known[1..]);
+        book["gone"] = 7.into();
+        assert_eq!(write(&book).all(), &known[1..]);
     }
 
     #[test]

@@ -1,14 +1,24 @@
 //! One agent a node: whoever writes to the kernel holds the lock.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::kernel::file;
+use crate::serve::{Request, SOCKET};
+
+/// An agent that has just begun does not listen yet.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The lock; released when dropped, by the kernel too.
 pub(crate) type Lock = Flock<File>;
@@ -35,6 +45,7 @@ pub(crate) fn wait(directory: &Path) -> anyhow::Result<Lock> {
         return Ok(lock);
     }
     tracing::warn!(directory = %directory.display(), "another agent runs here; waiting for it to end");
+    let _waiting = Waiting::announce(directory)?;
     loop {
         match Flock::lock(open(directory)?, FlockArg::LockExclusive) {
             Ok(lock) => return Ok(held(lock, directory)),
@@ -42,6 +53,41 @@ pub(crate) fn wait(directory: &Path) -> anyhow::Result<Lock> {
             Err((_, error)) => return Err(error).with_context(|| format!("lock {}", directory.display())),
         }
     }
+}
+
+/// Tells the agent that has the lock of this one, as long as the value is there.
+struct Waiting(Arc<AtomicBool>, JoinHandle<()>);
+
+impl Waiting {
+    fn announce(directory: &Path) -> anyhow::Result<Self> {
+        let (over, socket) = (Arc::new(AtomicBool::new(false)), directory.join(SOCKET));
+        let told = Arc::clone(&over);
+        let body = move || {
+            while !told.load(Ordering::Relaxed) && !tell(&socket) {
+                thread::park_timeout(AGAIN);
+            }
+        };
+        let thread = thread::Builder::new().name("waiting".into()).spawn(body).context("start a thread")?;
+        Ok(Self(over, thread))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        self.1.thread().unpark();
+    }
+}
+
+/// Tells it, and waits for its end. `true` if it has answered instead: an older one does not know of this.
+fn tell(socket: &Path) -> bool {
+    let wait = || {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.write_all(&[serde_json::to_vec(&Request::Wait)?, b"\n".to_vec()].concat())?;
+        stream.read(&mut [0])
+    };
+    // It may not listen yet, or no more.
+    wait().is_ok_and(|answer| answer > 0)
 }
 
 /// The lock is ours from here on, and so is what a killed agent left half-written.

@@ -1,5 +1,6 @@
 //! What each command does.
 
+pub(crate) mod check;
 pub(crate) mod cleanup;
 pub(crate) mod client;
 pub(crate) mod lock;

@@ -18,8 +18,10 @@ use crate::cni::attachments::Attachments;
 use crate::cni::server::Server;
 use crate::config::Config;
 use crate::install::{self, Install};
-use crate::reconcile::doorbell::{Cause, Doorbell};
-use crate::reconcile::{End, Reconciler};
+use crate::preflight;
+use crate::reconcile::cause::Cause;
+use crate::reconcile::doorbell::Doorbell;
+use crate::reconcile::{End, Reconciler, heart};
 use crate::serve;
 use crate::sources::{Source, kubernetes, manifests};
 use crate::status::Status;
@@ -49,12 +51,15 @@ pub(crate) fn run(args: Run) -> anyhow::Result<()> {
         flows: args.flows,
         bpf_dir: args.bpf.bpf_dir,
         state_dir: args.state.state_dir,
+        drain_timeout: Duration::from_secs(args.drain_timeout),
         resync: Duration::from_secs(args.resync),
     };
     let (plugin, places) = (args.cni.plugin(), args.cni.dirs.places());
     let install = Arc::new(Install::new(plugin, places, &config.state_dir, &config.proxy_namespace)?);
     lock::prepare(&config.state_dir)?;
     let _lock = lock::wait(&config.state_dir)?;
+    // Beside the start, which pods wait for: where there are many rules it takes seconds.
+    thread::Builder::new().name("check".into()).spawn(preflight::tell).context("start to look at neighbours")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(supervise(config, pods, args.kubeconfig, install));
     // A look at a namespace may hang in a file system; it must not keep the agent from ending.
@@ -94,9 +99,10 @@ async fn supervise(
     cni.listen(&config.state_dir, &mut tasks)?;
     let socket = serve::listen(&config.state_dir, status, Arc::clone(&doorbell), Arc::clone(&install))?;
     tasks.spawn(install::keep(install));
+    tasks.spawn(heart::watch());
     // Until a pod is enrolled it talks to the world by itself: nothing gathers meanwhile.
     tasks.spawn(on_change(source.snapshots.clone(), Arc::clone(&doorbell), Doorbell::hurry));
-    tasks.spawn(on_change(source.health.clone(), Arc::clone(&doorbell), |bell| bell.ring(Cause::Routing)));
+    tasks.spawn(on_change(source.health.clone(), Arc::clone(&doorbell), |bell| bell.ring(Cause::WANTED)));
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut ended = spawn_loop(config, &source, attachments, Arc::clone(&doorbell), status_sender)?;
     let outcome = tokio::select! {

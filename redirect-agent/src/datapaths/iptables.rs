@@ -6,11 +6,11 @@
 
 use redirect_common::names::{
     CHAIN_PREFIX, ISTIOIN, ISTIOOUT, Mark, ORIGINAL_SOURCE, OUTBOUND, PORT_INBOUND_HBONE, PORT_INBOUND_PLAINTEXT,
-    PORT_OUTBOUND, PROXY_RETURN, SET_PODS, SKIP, TPROXY, TUNNELS,
+    PORT_OUTBOUND, PROXY_RETURN, PROXY_RETURN_A, PROXY_RETURN_B, SET_PODS, SKIP, TPROXY, TUNNELS,
 };
-use redirect_common::policy::{Memory, Row, Verdict};
+use redirect_common::policy::{Memory, Row, Seat, Verdict};
 
-use crate::proxy::{HostSide, Proxy};
+use crate::proxy::{HostSide, Proxy, Seated};
 use crate::resources::chain::Chain;
 use crate::resources::guard::mac;
 
@@ -19,14 +19,14 @@ use crate::resources::guard::mac;
 pub(crate) struct NodeRules<'a> {
     /// UDP port of the tunnels, host byte order.
     pub(crate) tunnel_port: u16,
-    /// ztunnel; without one the rows that speak of its veth are left out, and the others hold.
-    pub(crate) proxy: Option<&'a Proxy>,
+    /// Every ztunnel that there is; the rows that speak of the veth of one that is not there are left out, and the others hold.
+    pub(crate) proxies: Vec<Seated<'a>>,
 }
 
 /// Every chain that may be ours on the node, for finding what is not wanted any more. Earlier agents had chains in nat.
 pub(crate) fn owned_on_node() -> Vec<Chain> {
     let earlier = ["PREROUTING", "POSTROUTING"].map(|hook| chain("nat", Some(hook), hook, Vec::new()));
-    node_chains(&NodeRules { tunnel_port: 0, proxy: None }).into_iter().chain(earlier).collect()
+    node_chains(&NodeRules { tunnel_port: 0, proxies: Vec::new() }).into_iter().chain(earlier).collect()
 }
 
 /// Every chain that may be ours in ztunnel's netns.
@@ -46,14 +46,28 @@ pub(crate) fn node_chains(rules: &NodeRules<'_>) -> Vec<Chain> {
 /// The chains in ztunnel's netns.
 pub(crate) fn proxy_chains(proxy: &Proxy) -> Vec<Chain> {
     let (inbound, outbound) = (ISTIOIN.proxy_link, ISTIOOUT.proxy_link);
-    let tproxy = |port: u16, on: &str| format!("-j TPROXY --on-port {port} --on-ip {on} --tproxy-mark {TPROXY}");
+    let strange = format!("! -d {}/32 -i {} -p tcp", proxy.ip, proxy.interface);
     let rules = vec![
-        format!("-i {inbound} -p tcp -m tcp --dport {PORT_INBOUND_HBONE} {}", tproxy(PORT_INBOUND_HBONE, "127.0.0.1")),
-        format!("-i {outbound} -p tcp {}", tproxy(PORT_OUTBOUND, "0.0.0.0")),
-        format!("-i {inbound} -p tcp {}", tproxy(PORT_INBOUND_PLAINTEXT, "0.0.0.0")),
-        format!("! -d {}/32 -i {} -p tcp {}", proxy.ip, proxy.interface, set_mark(ORIGINAL_SOURCE)),
+        format!(
+            "-i {inbound} -p tcp -m tcp --dport {PORT_INBOUND_HBONE} {}",
+            divert(PORT_INBOUND_HBONE, "127.0.0.1", TPROXY)
+        ),
+        format!("-i {outbound} -p tcp {}", divert(PORT_OUTBOUND, "0.0.0.0", TPROXY)),
+        format!("-i {inbound} -p tcp {}", divert(PORT_INBOUND_PLAINTEXT, "0.0.0.0", TPROXY)),
+        format!("{strange} {}", set_mark(ORIGINAL_SOURCE)),
+        // What no socket of its own has, as after a former ztunnel, comes to a listener, which resets it: for an address that is not
+        // the namespace's, the kernel resets by a transparent socket only (`tcp_v4_send_reset`, `ip_route_output_key_hash_rcu`).
+        format!(
+            "{strange} -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN {}",
+            divert(PORT_OUTBOUND, "0.0.0.0", ORIGINAL_SOURCE)
+        ),
     ];
     vec![chain("mangle", Some("PREROUTING"), "PREROUTING", rules)]
+}
+
+/// To the socket of the packet's connection, else to the one that listens on `port`.
+fn divert(port: u16, on: &str, mark: Mark) -> String {
+    format!("-j TPROXY --on-port {port} --on-ip {on} --tproxy-mark {mark}")
 }
 
 fn chain(table: &'static str, hook: Option<&'static str>, name: &str, rules: Vec<String>) -> Chain {
@@ -68,26 +82,39 @@ fn set_mark(mark: Mark) -> String {
 fn verdict_chain(verdict: Verdict) -> Option<&'static str> {
     match (verdict.mark?, verdict.remember) {
         (_, Some(Memory::ConnSkip)) => Some("CONN-SKIP"),
-        (_, Some(Memory::Proxy)) => Some("PROXY"),
+        (_, Some(Memory::Proxy(Seat::A))) => Some("PROXY"),
+        (_, Some(Memory::Proxy(Seat::B))) => Some("PROXY-B"),
         (SKIP, None) => Some("SKIP"),
-        (PROXY_RETURN, None) => Some("PROXY-RETURN"),
+        (PROXY_RETURN_A, None) => Some("PROXY-RETURN"),
+        (PROXY_RETURN_B, None) => Some("PROXY-RETURN-B"),
         _ => Some("OUTBOUND"),
     }
 }
 
 /// One chain for every verdict that a row of the law has.
 fn verdict_chains() -> impl Iterator<Item = Chain> {
-    [Row::KnownSkip, Row::KnownProxy, Row::ProxyAsClient, Row::ProxyOwn, Row::Outbound].into_iter().filter_map(|row| {
-        let verdict = row.verdict();
+    let of = |row: Row| Seat::ALL.map(|seat| row.verdict(seat));
+    let mut verdicts: Vec<_> = [Row::KnownSkip, Row::KnownProxy, Row::ProxyAsClient, Row::ProxyOwn, Row::Outbound]
+        .into_iter()
+        .flat_map(of)
+        .collect();
+    // Most rows do the same for both seats.
+    verdicts.dedup();
+    verdicts.into_iter().filter_map(|verdict| {
         let remember = verdict.remember.map(|memory| format!("-j CONNMARK --set-xmark {}", memory.mark()));
         let rules = remember.into_iter().chain(verdict.mark.map(set_mark)).collect();
         Some(chain("mangle", None, verdict_chain(verdict)?, rules))
     })
 }
 
-/// A rule for `row`: what matches `selector` gets the row's verdict.
+/// A rule for `row`, which speaks of no ztunnel or of any: what matches `selector` gets the row's verdict.
 fn rule(row: Row, selector: &str) -> String {
-    let target = verdict_chain(row.verdict());
+    rule_of(row, Seat::A, selector)
+}
+
+/// A rule for `row` where the ztunnel that it speaks of has this seat.
+fn rule_of(row: Row, seat: Seat, selector: &str) -> String {
+    let target = verdict_chain(row.verdict(seat));
     let target = target.map_or_else(|| "-j RETURN".to_owned(), |name| format!("-g {CHAIN_PREFIX}{name}"));
     format!("{selector} {target}")
 }
@@ -97,15 +124,15 @@ fn prerouting(rules: &NodeRules<'_>) -> Vec<String> {
     let from_tunnels = TUNNELS.iter().map(|tunnel| rule(Row::FromTunnel, &format!("-i {}", tunnel.node_link)));
     let mut all: Vec<_> = from_tunnels.collect();
     all.push(tunnel_itself(rules.tunnel_port));
-    all.push(known(Row::KnownSkip, Memory::ConnSkip));
-    if let Some(proxy) = rules.proxy {
+    all.push(known_skip());
+    for Seated { seat, proxy } in &rules.proxies {
         // Ahead of row 4, which then needs no "not from ztunnel": a negated MAC match never matches on a device without
         // Ethernet headers (net/netfilter/xt_mac.c), and a packet cannot match both.
         let from = from_proxy(&proxy.host);
-        all.push(rule(Row::ProxyAsClient, &format!("! -s {}/32 {from}", proxy.ip)));
-        all.push(rule(Row::ProxyOwn, &from));
+        all.push(rule_of(Row::ProxyAsClient, *seat, &format!("! -s {}/32 {from}", proxy.ip)));
+        all.push(rule_of(Row::ProxyOwn, *seat, &from));
     }
-    all.push(known(Row::KnownProxy, Memory::Proxy));
+    all.extend(known_proxy());
     all.push(rule(Row::Udp, "-p udp"));
     all.push(outbound());
     all
@@ -114,22 +141,27 @@ fn prerouting(rules: &NodeRules<'_>) -> Vec<String> {
 /// The law for what local sockets send.
 fn output(tunnel_port: u16) -> Vec<String> {
     let probe = format!("-p tcp -m set --match-set {SET_PODS} dst -m addrtype --src-type LOCAL");
-    vec![
-        tunnel_itself(tunnel_port),
-        known(Row::KnownSkip, Memory::ConnSkip),
-        known(Row::KnownProxy, Memory::Proxy),
-        rule(Row::Udp, "-p udp"),
-        rule(Row::NodeProbe, &probe),
-        outbound(),
-    ]
+    let mut all = vec![tunnel_itself(tunnel_port), known_skip()];
+    all.extend(known_proxy());
+    all.extend([rule(Row::Udp, "-p udp"), rule(Row::NodeProbe, &probe), outbound()]);
+    all
 }
 
 fn tunnel_itself(port: u16) -> String {
     rule(Row::TunnelItself, &format!("-p udp -m udp --dport {port}"))
 }
 
-fn known(row: Row, memory: Memory) -> String {
-    rule(row, &format!("-m connmark --mark {}", memory.mark()))
+fn known_skip() -> String {
+    rule(Row::KnownSkip, &remembered(Memory::ConnSkip))
+}
+
+/// Of both seats, whoever has them now: what one that has gone began must not leave unproxied.
+fn known_proxy() -> [String; 2] {
+    Seat::ALL.map(|seat| rule_of(Row::KnownProxy, seat, &remembered(Memory::Proxy(seat))))
+}
+
+fn remembered(memory: Memory) -> String {
+    format!("-m connmark --mark {}", memory.mark())
 }
 
 fn outbound() -> String {
@@ -162,9 +194,17 @@ mod tests {
         let names: Vec<_> = verdict_chains().map(|chain| chain.name).collect();
         assert_eq!(
             names,
-            ["ztunnel-SKIP", "ztunnel-PROXY-RETURN", "ztunnel-PROXY", "ztunnel-CONN-SKIP", "ztunnel-OUTBOUND"]
+            [
+                "ztunnel-SKIP",
+                "ztunnel-PROXY-RETURN",
+                "ztunnel-PROXY-RETURN-B",
+                "ztunnel-PROXY",
+                "ztunnel-PROXY-B",
+                "ztunnel-CONN-SKIP",
+                "ztunnel-OUTBOUND"
+            ]
         );
-        for rule in prerouting(&NodeRules { tunnel_port: 6081, proxy: None }).iter().chain(&output(6081)) {
+        for rule in prerouting(&NodeRules { tunnel_port: 6081, proxies: Vec::new() }).iter().chain(&output(6081)) {
             let target = rule.split("-g ").nth(1);
             assert!(target.is_none_or(|target| names.iter().any(|name| name == target)), "{rule}");
         }
@@ -172,8 +212,11 @@ mod tests {
 
     #[test]
     fn the_memory_is_written_before_the_mark() {
-        let chain = verdict_chains().find(|chain| chain.name == "ztunnel-PROXY");
-        assert_eq!(chain.unwrap().rules, ["-j CONNMARK --set-xmark 0x210/0x210", "-j MARK --set-xmark 0x210/0x210"]);
+        for (name, memory) in [("ztunnel-PROXY", "0x210/0x250"), ("ztunnel-PROXY-B", "0x250/0x250")] {
+            let chain = verdict_chains().find(|chain| chain.name == name);
+            let remember = format!("-j CONNMARK --set-xmark {memory}");
+            assert_eq!(chain.unwrap().rules, [remember.as_str(), "-j MARK --set-xmark 0x210/0x210"]);
+        }
     }
 
     #[test]

@@ -158,6 +158,10 @@ fn ztunnel_is_the_newest_ready_one_of_its_namespace() {
     let name = |pods: &[Value]| cluster(pods).proxy.map(|proxy| proxy.name);
     assert_eq!(name(&[old.clone(), new.clone()]).as_deref(), Some("new"));
     assert_eq!(name(&[old.clone(), unready.clone()]).as_deref(), Some("old"));
+    let mut ending = new.clone();
+    ending["metadata"]["deletionTimestamp"] = json!("2024-01-03T00:00:00Z");
+    assert_eq!(name(&[old.clone(), ending.clone()]).as_deref(), Some("old"));
+    assert_eq!(name(&[ending]).as_deref(), Some("new"));
     assert_eq!(cluster(&[unready]).proxy_reason.as_deref(), Some("pod istio-system/new is not Ready"));
     let impostor = cluster(&[zt("default", "evil", "10.0.0.5")]);
     assert_eq!(impostor.proxy, None);

@@ -11,8 +11,9 @@
 //! * `error N`: the write is not made, and is said to have failed.
 //! * `late N`: the write is made, and is said to have failed.
 //! * `abort N`: the agent is killed in place of the write.
+//! * `hang N`: the write waits until the file is gone.
 //!
-//! Then the file is removed. A build without debug checks, as is deployed, does not look at any of this.
+//! But for the last, the file is then removed. A build without debug checks, as is deployed, does not look at any of this.
 
 use std::io;
 
@@ -48,6 +49,10 @@ pub(crate) fn write<T, E: From<io::Error>>(
         Some(rehearsal::How::Error) => Err(failure()),
         Some(rehearsal::How::Late) => write().and_then(|_| Err(failure())),
         Some(rehearsal::How::Abort) => rehearsal::die(),
+        Some(rehearsal::How::Hang) => {
+            rehearsal::hang();
+            write()
+        }
     }
 }
 
@@ -57,12 +62,16 @@ mod rehearsal {
     use std::io::{self, Write as _};
     use std::path::{Path, PathBuf};
     use std::sync::{LazyLock, Mutex, PoisonError};
-    use std::{env, process};
+    use std::time::Duration;
+    use std::{env, process, thread};
 
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::getpid;
 
     use super::Way;
+
+    /// Between two looks whether it is time to go on.
+    const LOOK: Duration = Duration::from_millis(50);
 
     /// How a write fails.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +79,7 @@ mod rehearsal {
         Error,
         Late,
         Abort,
+        Hang,
     }
 
     /// The file of orders; locked, because points are counted one by one.
@@ -98,7 +108,9 @@ mod rehearsal {
         let line = format!("{way} {}\n", what.replace('\n', " "));
         OpenOptions::new().create(true).append(true).open(&log)?.write_all(line.as_bytes())?;
         if how.is_some() {
-            fs::remove_file(orders)?;
+            if how != Some(How::Hang) {
+                fs::remove_file(orders)?;
+            }
             tracing::warn!(?how, what, "a fault, as a test wants it");
         }
         Ok(how)
@@ -111,9 +123,18 @@ mod rehearsal {
             ["error", skip] => (How::Error, skip),
             ["late", skip] => (How::Late, skip),
             ["abort", skip] => (How::Abort, skip),
-            _ => return Err(io::Error::other("neither count nor error, late or abort with a number")),
+            ["hang", skip] => (How::Hang, skip),
+            _ => return Err(io::Error::other("neither count nor error, late, abort or hang with a number")),
         };
         Ok(Some((how, skip.parse().map_err(io::Error::other)?)))
+    }
+
+    /// As a file system or another's lock keeps one waiting.
+    pub(super) fn hang() {
+        let orders = ORDERS.as_ref().map(|orders| orders.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        while orders.as_ref().is_some_and(|orders| orders.exists()) {
+            thread::sleep(LOOK);
+        }
     }
 
     /// As the kernel ends a process that is out of memory: without a last word.
@@ -137,6 +158,7 @@ mod tests {
         assert_eq!(parse("error 0").unwrap(), Some((How::Error, 0)));
         assert_eq!(parse("late 12\n").unwrap(), Some((How::Late, 12)));
         assert_eq!(parse("abort 3").unwrap(), Some((How::Abort, 3)));
+        assert_eq!(parse("hang 1").unwrap(), Some((How::Hang, 1)));
         for bad in ["", "error", "error x", "error -1", "count 1", "later 1"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
@@ -157,10 +179,11 @@ mod tests {
     }
 
     /// Ways to write that are not to be taken anywhere but in the files named.
-    const WRITES: [(&str, &[&str]); 12] = [
+    const WRITES: [(&str, &[&str]); 13] = [
         ("fs::write(", &["kernel/file.rs"]),
-        ("fs::rename(", &[]),
+        ("fs::rename(", &["kernel/file.rs"]),
         ("fs::create_dir", &[]),
+        ("fs::set_permissions(", &["kernel/file.rs", "cni/server.rs", "serve.rs"]),
         ("fs::remove_dir", &["kernel/file.rs"]),
         ("fs::remove_file(", &["kernel/file.rs", "cni/server.rs", "serve.rs"]),
         ("DirBuilder", &["kernel/file.rs", "commands/lock.rs"]),

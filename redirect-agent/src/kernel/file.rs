@@ -1,8 +1,8 @@
 //! Changes of files: settings below `/proc/sys`, pins, and what the agent keeps of its own.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use super::fault::{self, Way};
@@ -11,7 +11,7 @@ use super::fault::{self, Way};
 const PREFIX: &str = ".redirect-agent.";
 const SUFFIX: &str = ".tmp";
 /// What the agent keeps is root's alone.
-const PRIVATE: u32 = 0o700;
+pub(crate) const PRIVATE: u32 = 0o700;
 
 /// Writes to a file that stands for something in the kernel.
 pub(crate) fn write(path: &Path, value: &str) -> io::Result<()> {
@@ -26,6 +26,11 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     point("replace", path, || file.persist(path).map(drop).map_err(io::Error::from))
 }
 
+/// Gives a file or directory another name; one that has that name already must not be there.
+pub(crate) fn rename(path: &Path, to: &Path) -> io::Result<()> {
+    point("rename", path, || fs::rename(path, to))
+}
+
 /// Removes a file, if it is there.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     if fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
@@ -36,6 +41,9 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 
 /// Removes a directory with all that is in it, if it is there.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
     point("remove", path, || unless_missing(fs::remove_dir_all(path)))
 }
 
@@ -45,6 +53,14 @@ pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     point("make", path, || DirBuilder::new().recursive(true).mode(PRIVATE).create(path))
+}
+
+/// Makes a directory root's alone, if it is not.
+pub(crate) fn make_private(path: &Path) -> io::Result<()> {
+    if fs::metadata(path)?.permissions().mode() & 0o7777 == PRIVATE {
+        return Ok(());
+    }
+    point("change", path, || fs::set_permissions(path, Permissions::from_mode(PRIVATE)))
 }
 
 /// Takes the last step of a change of a file that is the runtime's as well (`redirect_cni::conflist::replace`).

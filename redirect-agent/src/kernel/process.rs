@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,14 @@ const OUTPUT_LIMIT: u64 = 64 << 20;
 const STDERR_LIMIT: usize = 2000;
 /// Tools run so far: each costs milliseconds, so their number says what the agent costs its node.
 static STARTED: AtomicU64 = AtomicU64::new(0);
+
+/// The one that is running.
+static RUNNING: Mutex<Option<String>> = Mutex::new(None);
+
+/// The tool that is being waited for.
+pub(crate) fn running() -> Option<String> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
 
 /// How many tools have been run since the agent began.
 pub(crate) fn started() -> u64 {
@@ -48,12 +57,19 @@ pub(crate) fn write(program: &str, args: &[&str], input: &str) -> anyhow::Result
 /// The program is missing, exits with a status other than 0, prints too much, or runs past the deadline.
 fn run(program: &str, args: &[&str], input: &str) -> anyhow::Result<String> {
     let mut child = start(program, args)?;
+    *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = Some(program.to_owned());
+    let outcome = attend(&mut child, program, args, input);
+    *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    outcome
+}
+
+fn attend(child: &mut Child, program: &str, args: &[&str], input: &str) -> anyhow::Result<String> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let out = thread::scope(|scope| {
         scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input.as_bytes())));
         let stdout = scope.spawn(move || drain(stdout));
         let stderr = scope.spawn(move || drain(stderr));
-        let status = wait(&mut child);
+        let status = wait(child);
         (status, stdout.join(), stderr.join())
     });
     let (Ok(stdout), Ok(stderr)) = (out.1, out.2) else { bail!("{program}: reading its output failed") };

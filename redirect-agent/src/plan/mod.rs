@@ -5,18 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use redirect_common::names::{
-    self, ISTIOIN, ISTIOOUT, Mark, ORIGINAL_SOURCE, OUTBOUND, PROXY_RETURN, RULE_INBOUND, RULE_MAIN,
-    RULE_ORIGINAL_SOURCE, RULE_OUTBOUND, RULE_PROXY_RETURN, RULE_SKIP, RULE_TPROXY, RulePriority, SKIP, TABLE_INBOUND,
-    TABLE_OUTBOUND, TABLE_PROXY, TPROXY, TUNNEL_PREFIX, TUNNELS, TableId,
+    self, ISTIOIN, ISTIOOUT, Mark, ORIGINAL_SOURCE, OUTBOUND, PROXY_RETURN, PROXY_RETURN_A, PROXY_RETURN_B,
+    RULE_INBOUND, RULE_MAIN, RULE_ORIGINAL_SOURCE, RULE_OUTBOUND, RULE_PROXY_RETURN, RULE_SEAT_A, RULE_SEAT_B,
+    RULE_SKIP, RULE_TPROXY, RulePriority, SKIP, TABLE_INBOUND, TABLE_OUTBOUND, TABLE_PROXY, TABLE_SEAT_A, TABLE_SEAT_B,
+    TPROXY, TUNNEL_PREFIX, TUNNELS, TableId,
 };
+
+use redirect_common::policy::Seat;
 
 use crate::config::Mode;
 use crate::datapaths::ebpf::{self, Hooks};
 use crate::datapaths::iptables::{self, NodeRules};
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, Seated};
 use crate::resources::address::Address;
 use crate::resources::chain::Chain;
-use crate::resources::guard::{Destination, Guard, GuardedBridge, Guards, Way};
+use crate::resources::guard::{Destination, Guard, GuardedBridge, Guards, Mac, Way};
 use crate::resources::link::Geneve;
 use crate::resources::map::Maps;
 use crate::resources::neighbour::Neighbour;
@@ -27,7 +30,7 @@ use crate::resources::sysctl::Setting;
 mod inputs;
 mod settings;
 
-pub(crate) use inputs::{AllRpFilter, Inputs};
+pub(crate) use inputs::{AllRpFilter, Beside, Inputs};
 
 /// Everything that must stand in one network namespace. The empty plan is what `cleanup` applies.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -48,13 +51,31 @@ pub(crate) struct Plan {
     pub(crate) hooks: Hooks,
 }
 
-/// The rules of the node, always all of them.
+/// The rules of the node that always stand, all of them.
 pub(crate) const NODE_RULES: [Rule; 4] = [
     goto(RULE_SKIP, SKIP, RULE_MAIN),
     lookup(RULE_OUTBOUND, Some(OUTBOUND), TABLE_OUTBOUND),
     lookup(RULE_PROXY_RETURN, Some(PROXY_RETURN), TABLE_PROXY),
     lookup(RULE_INBOUND, None, TABLE_INBOUND),
 ];
+
+/// The way back to a ztunnel of two, by its seat.
+const SEAT_RULES: [Rule; 2] =
+    [lookup(RULE_SEAT_A, Some(PROXY_RETURN_A), TABLE_SEAT_A), lookup(RULE_SEAT_B, Some(PROXY_RETURN_B), TABLE_SEAT_B)];
+
+/// Every rule that may be ours on the node.
+pub(crate) fn node_rules() -> Vec<Rule> {
+    [&SEAT_RULES[..], &NODE_RULES].concat()
+}
+
+/// The rule and the table of a seat.
+const fn way_back(seat: Seat) -> (Rule, TableId) {
+    let [a, b] = SEAT_RULES;
+    match seat {
+        Seat::A => (a, TABLE_SEAT_A),
+        Seat::B => (b, TABLE_SEAT_B),
+    }
+}
 
 /// The rules of ztunnel's namespace.
 pub(crate) const PROXY_RULES: [Rule; 2] = [
@@ -78,18 +99,19 @@ struct Ends<'a> {
 }
 
 fn ends<'a>(inputs: &Inputs<'a>) -> Option<Ends<'a>> {
-    let proxy = inputs.proxy?;
+    let proxy = inputs.proxy?.proxy;
     let IpAddr::V4(proxy_ip) = proxy.ip else { return None };
     Some(Ends { proxy, proxy_ip, node_ip: inputs.node_ip? })
 }
 
 /// What must stand in the node's namespace.
 pub(crate) fn node(inputs: &Inputs<'_>) -> Plan {
-    let rules = NodeRules { tunnel_port: inputs.tunnel_port, proxy: inputs.proxy };
+    let rules = NodeRules { tunnel_port: inputs.tunnel_port, proxies: inputs.proxies().collect() };
+    let seat_rules = inputs.with_own_way_back().map(|seated| way_back(seated.seat).0);
     let mut plan = Plan {
-        rules: NODE_RULES.to_vec(),
+        rules: seat_rules.chain(NODE_RULES).collect(),
         sysctls: settings::node(inputs),
-        guards: Guards { bridge: None, destination: Some(Destination { way: way(inputs) }) },
+        guards: Guards { bridge: None, destination: Some(Destination { ways: ways(inputs) }) },
         ..Plan::default()
     };
     if inputs.modes.contains(&Mode::Iptables) {
@@ -99,7 +121,7 @@ pub(crate) fn node(inputs: &Inputs<'_>) -> Plan {
     }
     if inputs.modes.contains(&Mode::Ebpf) {
         plan.maps = Some(ebpf::maps(inputs));
-        plan.hooks = ebpf::hooks(inputs.facts, inputs.proxy);
+        plan.hooks = ebpf::hooks(inputs.facts, &inputs.proxies().collect::<Vec<_>>());
     }
     if let Some(ends) = ends(inputs) {
         for tunnel in TUNNELS {
@@ -114,10 +136,15 @@ pub(crate) fn node(inputs: &Inputs<'_>) -> Plan {
     plan
 }
 
-/// Where what is marked for ztunnel may leave. A device that is gone names no other: as long as it is, nothing leaves.
-fn way(inputs: &Inputs<'_>) -> Option<Way> {
-    let Ends { proxy, proxy_ip, .. } = ends(inputs)?;
-    Some(Way { proxy: proxy_ip, port: inputs.tunnel_port, device: proxy.host.device().to_owned() })
+/// Where what is marked for a ztunnel may leave. A device that is gone names no other: as long as it is, nothing leaves.
+fn ways(inputs: &Inputs<'_>) -> Vec<Way> {
+    let way = |Seated { seat, proxy }: Seated<'_>| {
+        let IpAddr::V4(proxy_ip) = proxy.ip else { return None };
+        let answers = if inputs.beside.is_some() { seat.way_back() } else { PROXY_RETURN };
+        Some(Way { proxy: proxy_ip, port: inputs.tunnel_port, device: proxy.host.device().to_owned(), answers })
+    };
+    // Without a node's address there are no tunnels, and nothing goes to any of them.
+    inputs.node_ip.map(|_| inputs.proxies().filter_map(way).collect()).unwrap_or_default()
 }
 
 /// What must stand in ztunnel's namespace; nothing without tunnels.
@@ -152,20 +179,11 @@ fn neighbour(link: &str, ip: Ipv4Addr, mac: [u8; 6]) -> Neighbour {
 }
 
 fn node_routes(inputs: &Inputs<'_>, ends: &Ends<'_>) -> BTreeSet<Route> {
-    let device = ends.proxy.host.device();
     let mut routes = BTreeSet::from([default_via(TABLE_OUTBOUND, ISTIOOUT.proxy_addr, ISTIOOUT.node_link)]);
-    // The veth may be gone with its proxy; the kernel has then taken these routes with it.
-    if inputs.facts.links.iter().any(|link| link.name == device) {
-        // The tunnels' own packets are routed here, with the mark of what they carry. ztunnel's end takes only what comes from
-        // the node's address (`geneve_lookup`), and a CNI may have given the device another one.
-        for table in [TABLE_INBOUND, TABLE_OUTBOUND] {
-            let source = Some(IpAddr::V4(ends.node_ip));
-            routes.insert(Route { source, ..host(table, ends.proxy_ip, device) });
-        }
-        routes.insert(host(TABLE_PROXY, ends.proxy_ip, device));
-        let onlink = default_via(TABLE_PROXY, ends.proxy_ip, device);
-        routes.insert(Route { kind: RouteKind::Onlink, ..onlink });
-    }
+    routes.extend(inputs.proxies().flat_map(|seated| tunnel_routes(inputs, ends, seated.proxy)));
+    routes.extend(back_to(inputs, ends.proxy, TABLE_PROXY));
+    let own = inputs.with_own_way_back();
+    routes.extend(own.flat_map(|seated| back_to(inputs, seated.proxy, way_back(seated.seat).1)));
     routes.extend(inputs.meshed.iter().map(|pod| Route {
         gateway: Some(IpAddr::V4(ISTIOIN.proxy_addr)),
         // Without it the node would speak to its pods from the tunnel's address.
@@ -174,6 +192,30 @@ fn node_routes(inputs: &Inputs<'_>, ends: &Ends<'_>) -> BTreeSet<Route> {
         ..host(TABLE_INBOUND, *pod, ISTIOIN.node_link)
     }));
     routes
+}
+
+/// A ztunnel's address and the node's device that leads to it. The veth may be gone with its proxy; the kernel has then taken its
+/// routes with it.
+fn leads_to<'a>(inputs: &Inputs<'_>, proxy: &'a Proxy) -> Option<(Ipv4Addr, &'a str)> {
+    let device = proxy.host.device();
+    match proxy.ip {
+        IpAddr::V4(ip) if inputs.facts.links.iter().any(|link| link.name == device) => Some((ip, device)),
+        _ => None,
+    }
+}
+
+/// The tunnels' own packets are routed here, with the mark of what they carry. ztunnel's end takes only what comes from the node's
+/// address (`geneve_lookup`), and a CNI may have given the device another one.
+fn tunnel_routes(inputs: &Inputs<'_>, ends: &Ends<'_>, proxy: &Proxy) -> Vec<Route> {
+    let Some((ip, device)) = leads_to(inputs, proxy) else { return Vec::new() };
+    let source = Some(IpAddr::V4(ends.node_ip));
+    [TABLE_INBOUND, TABLE_OUTBOUND].map(|table| Route { source, ..host(table, ip, device) }).to_vec()
+}
+
+/// All that is for a ztunnel, by its veth.
+fn back_to(inputs: &Inputs<'_>, proxy: &Proxy, table: TableId) -> Vec<Route> {
+    let Some((ip, device)) = leads_to(inputs, proxy) else { return Vec::new() };
+    vec![host(table, ip, device), Route { kind: RouteKind::Onlink, ..default_via(table, ip, device) }]
 }
 
 fn proxy_routes(ends: &Ends<'_>) -> BTreeSet<Route> {
@@ -209,12 +251,17 @@ fn default_via(table: TableId, gateway: Ipv4Addr, device: &str) -> Route {
     }
 }
 
+fn behind_bridge(seated: Seated<'_>) -> Option<(String, Mac)> {
+    let host = &seated.proxy.host;
+    Some((host.veth.clone(), host.bridge.as_ref()?.1))
+}
+
 /// The guard of every bridge that has meshed pods; `None` where no pod is behind a bridge.
 fn guard(inputs: &Inputs<'_>) -> Option<Guard> {
     let bridges = || inputs.facts.links.iter().filter(|link| link.kind.as_deref() == Some("bridge"));
     let mut guard = Guard {
         gateways: bridges().filter_map(|link| link.mac).collect(),
-        proxy: inputs.proxy.and_then(|proxy| Some((proxy.host.veth.clone(), proxy.host.bridge.as_ref()?.1))),
+        proxies: inputs.proxies().filter_map(behind_bridge).collect(),
         ..Guard::default()
     };
     for pod in inputs.meshed {
@@ -225,7 +272,7 @@ fn guard(inputs: &Inputs<'_>) -> Option<Guard> {
             guard.bridges.entry(bridge.name.clone()).or_insert_with(|| GuardedBridge { mac, pods: BTreeSet::new() });
         guarded.pods.insert(*pod);
     }
-    (!guard.bridges.is_empty() || guard.proxy.is_some()).then_some(guard)
+    (!guard.bridges.is_empty() || !guard.proxies.is_empty()).then_some(guard)
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ const ACCEPT_LOCAL: &str = "accept_local";
 pub(super) fn node(inputs: &Inputs<'_>) -> BTreeMap<Setting, String> {
     let rp_filter = rp_filter(inputs.all_rp_filter.node);
     let mut settings = BTreeMap::new();
-    let proxy = inputs.proxy.map(|proxy| proxy.host.device());
-    for device in TUNNELS.iter().map(|tunnel| tunnel.node_link).chain(proxy) {
+    let proxies = inputs.proxies().map(|seated| seated.proxy.host.device());
+    for device in TUNNELS.iter().map(|tunnel| tunnel.node_link).chain(proxies) {
         settings.insert(Setting::new(device, RP_FILTER), rp_filter.clone());
         settings.insert(Setting::new(device, ACCEPT_LOCAL), "1".to_owned());
     }

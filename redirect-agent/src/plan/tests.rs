@@ -1,10 +1,14 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 
+use redirect_common::policy::Seat;
+
 use super::*;
 use crate::facts::Facts;
+use crate::kernel::links::Begins;
 use crate::kernel::netns::NetnsId;
 use crate::proxy::HostSide;
+use crate::resources::program::{Direction, Hook};
 
 fn facts() -> Facts {
     Facts::for_tests(&["eth0", "vethz", "istioin", "istioout"])
@@ -30,7 +34,8 @@ fn inputs<'a>(facts: &'a Facts, meshed: &'a BTreeSet<Ipv4Addr>, proxy: Option<&'
         facts,
         meshed,
         traced: &NOBODY,
-        proxy,
+        proxy: proxy.map(|proxy| Seated { seat: Seat::A, proxy }),
+        beside: None,
         node_ip,
         tunnel_port: 6081,
         modes: &[Mode::Iptables],
@@ -77,11 +82,9 @@ fn the_node_reads_as_designed() {
         ["192.168.126.2 dev istioin lladdr 02:72:64:72:01:02", "192.168.127.2 dev istioout lladdr 02:72:64:72:02:02"]
     );
     assert_eq!(plan.set, Some(meshed));
-    let way = plan.guards.destination.and_then(|destination| destination.way);
-    assert_eq!(
-        way.map(|way| (way.proxy.to_string(), way.port, way.device)),
-        Some(("10.244.2.3".into(), 6081, "vethz".into()))
-    );
+    let ways = plan.guards.destination.map(|destination| destination.ways).unwrap_or_default();
+    let way = Way { proxy: "10.244.2.3".parse().unwrap(), port: 6081, device: "vethz".into(), answers: PROXY_RETURN };
+    assert_eq!(ways, [way]);
     assert_eq!(plan.guards.bridge, None);
 }
 
@@ -136,4 +139,132 @@ fn a_strict_node_gets_loose_checks_on_our_links_only() {
     let plan = node(&Inputs { all_rp_filter: strict, ..inputs(&facts, &meshed, Some(&ztunnel)) });
     assert_eq!(plan.sysctls.get(&Setting::new("vethz", "rp_filter")).map(String::as_str), Some("2"));
     assert!(!plan.sysctls.keys().any(|setting| setting.device == "all"));
+}
+
+/// The former ztunnel and the one that follows it, and a pod.
+struct Rollout {
+    facts: Facts,
+    meshed: BTreeSet<Ipv4Addr>,
+    former: Proxy,
+    next: Proxy,
+}
+
+impl Rollout {
+    fn new() -> Self {
+        let next = Proxy {
+            uid: "v".into(),
+            ip: "10.244.2.4".parse().unwrap(),
+            host: HostSide { veth: "vethy".into(), bridge: None },
+            ..ztunnel()
+        };
+        let mut facts = Facts::for_tests(&["eth0", "vethz", "vethy", "istioin", "istioout"]);
+        for veth in facts.links.iter_mut().filter(|link| link.name.starts_with("veth")) {
+            (veth.kind, veth.begins) = (Some("veth".to_owned()), Begins::Ethernet);
+        }
+        Self { facts, meshed: BTreeSet::from(["10.244.1.5".parse().unwrap()]), former: ztunnel(), next }
+    }
+
+    /// New connections go to the former one, on seat A.
+    fn before(&self, beside: Option<Beside<'_>>, modes: &'static [Mode]) -> Plan {
+        node(&Inputs { beside, modes, ..inputs(&self.facts, &self.meshed, Some(&self.former)) })
+    }
+
+    /// They go to the next one, on seat B.
+    fn after(&self, beside: Option<Beside<'_>>, modes: &'static [Mode]) -> Plan {
+        let proxy = Some(Seated { seat: Seat::B, proxy: &self.next });
+        node(&Inputs { proxy, beside, modes, ..inputs(&self.facts, &self.meshed, None) })
+    }
+
+    fn coming(&self) -> Beside<'_> {
+        Beside::Coming(Seated { seat: Seat::B, proxy: &self.next })
+    }
+
+    fn draining(&self) -> Beside<'_> {
+        Beside::Draining(Seated { seat: Seat::A, proxy: &self.former })
+    }
+}
+
+const BOTH_MODES: &[Mode] = &[Mode::Iptables, Mode::Ebpf];
+
+#[test]
+fn who_comes_beside_takes_nothing_from_who_is_there() {
+    let rollout = Rollout::new();
+    let (steady, coming) = (rollout.before(None, BOTH_MODES), rollout.before(Some(rollout.coming()), BOTH_MODES));
+    assert_eq!((&coming.links, &coming.neighbours), (&steady.links, &steady.neighbours));
+    assert!(steady.routes.is_subset(&coming.routes));
+    let more: Vec<_> = coming.routes.difference(&steady.routes).map(ToString::to_string).collect();
+    assert_eq!(
+        more,
+        [
+            "10.244.2.4 dev vethy src 172.18.0.2 table 100",
+            "10.244.2.4 dev vethy src 172.18.0.2 table 101",
+            "default via 10.244.2.3 dev vethz onlink table 103",
+            "10.244.2.3 dev vethz table 103",
+            "default via 10.244.2.4 dev vethy onlink table 104",
+            "10.244.2.4 dev vethy table 104",
+        ]
+    );
+    let rules: Vec<_> = coming.rules.iter().take(2).map(ToString::to_string).collect();
+    assert_eq!(rules, ["97: from all fwmark 0x40/0x50 lookup 103", "98: from all fwmark 0x50/0x50 lookup 104"]);
+    assert_eq!(coming.rules[2..], steady.rules);
+    assert!(steady.rules.iter().chain(&coming.rules).all(|rule| node_rules().contains(rule)));
+    assert!(steady.sysctls.iter().all(|(setting, value)| coming.sysctls.get(setting) == Some(value)));
+    let hook = |plan: &Plan, device: &str| {
+        let hook = Hook { device: device.into(), direction: Direction::Ingress };
+        plan.hooks.get(&hook).copied()
+    };
+    assert_eq!(hook(&steady, "vethy"), Some("redirect_from_pod"));
+    assert_eq!(hook(&coming, "vethy"), Some("redirect_from_proxy"));
+    let config = |plan: &Plan| plan.maps.as_ref().unwrap().config;
+    assert_eq!(config(&steady).seats[0], config(&steady).seats[1]);
+    assert_eq!(config(&coming).seats[0], config(&steady).seats[0]);
+    assert_ne!(config(&coming).seats[1], config(&steady).seats[0]);
+    assert_eq!((config(&steady).veth_b, config(&coming).veth_b), (0, 3));
+}
+
+/// What marks and who may leave where has stood before: only links, routes and a rule are left for the turn.
+#[test]
+fn the_turn_changes_nothing_that_marks() {
+    let rollout = Rollout::new();
+    let coming = rollout.before(Some(rollout.coming()), BOTH_MODES);
+    let turned = rollout.after(Some(rollout.draining()), BOTH_MODES);
+    assert_eq!(turned.chains, coming.chains);
+    assert_eq!(turned.guards, coming.guards);
+    assert_eq!(turned.maps, coming.maps);
+    assert_eq!(turned.hooks, coming.hooks);
+    assert_eq!(turned.set, coming.set);
+    assert_eq!(turned.sysctls, coming.sysctls);
+    assert!(turned.links.iter().all(|link| link.remote == rollout.next.ip));
+    let only = |one: &Plan, other: &Plan| -> Vec<_> {
+        one.routes.difference(&other.routes).map(ToString::to_string).collect()
+    };
+    assert_eq!(
+        only(&turned, &coming),
+        ["default via 10.244.2.4 dev vethy onlink table 102", "10.244.2.4 dev vethy table 102"]
+    );
+    // What is taken away goes on to table 102, which leads to the same by then.
+    assert_eq!(
+        only(&coming, &turned),
+        [
+            "default via 10.244.2.3 dev vethz onlink table 102",
+            "10.244.2.3 dev vethz table 102",
+            "default via 10.244.2.4 dev vethy onlink table 104",
+            "10.244.2.4 dev vethy table 104",
+        ]
+    );
+    let gone: Vec<_> = coming.rules.iter().filter(|rule| !turned.rules.contains(rule)).collect();
+    assert_eq!(gone.len(), 1);
+    assert_eq!(gone[0].to_string(), "98: from all fwmark 0x50/0x50 lookup 104");
+}
+
+#[test]
+fn after_the_drain_all_reads_as_with_one_ztunnel() {
+    let rollout = Rollout::new();
+    let done = rollout.after(None, BOTH_MODES);
+    let alone = node(&Inputs { modes: BOTH_MODES, ..inputs(&rollout.facts, &rollout.meshed, Some(&rollout.next)) });
+    assert_eq!((&done.routes, &done.rules, &done.guards), (&alone.routes, &alone.rules, &alone.guards));
+    // But for the seat, which what goes on needs.
+    assert_ne!(done.chains, alone.chains);
+    let config = done.maps.unwrap().config;
+    assert_eq!((config.seats, config.veth_b), (alone.maps.unwrap().config.seats, 3));
 }

@@ -3,17 +3,26 @@
 use std::net::Ipv4Addr;
 
 use super::apply::{self, Place, Scope, Task};
-use super::doorbell::Cause;
+use super::cause::{Cause, Classes};
 use super::{Plans, Programmed, RECONSIDER, Reconciler, cleanup, events};
 use crate::bpf;
 use crate::config::Mode;
 use crate::enrol::{self, Cluster};
 use crate::facts::{self, Facts};
 use crate::kernel::links;
-use crate::plan::{self, Inputs, Plan};
-use crate::proxy;
+use crate::plan::{self, Beside, Inputs, Plan};
+use crate::proxy::{self, Proxy, Seated};
 use crate::resources::chain::backend;
 use crate::resources::ledger::Ledger;
+
+/// What one run goes by.
+#[derive(Clone, Copy)]
+pub(super) struct Run<'a> {
+    pub(super) cause: Cause,
+    pub(super) facts: &'a Facts,
+    pub(super) cluster: &'a Cluster,
+    pub(super) node_ip: Option<Ipv4Addr>,
+}
 
 impl Reconciler {
     /// One run. `None` before the first complete snapshot: until then what stands is right.
@@ -21,6 +30,7 @@ impl Reconciler {
         let look = self.attachments.look()?;
         let Some(snapshot) = self.snapshots.borrow_and_update().clone() else { return Ok(None) };
         self.reconsider_backend();
+        self.reconsider_mode();
         let facts = Facts::observe(&mut self.node)?;
         let cluster = enrol::decide(
             &snapshot,
@@ -37,8 +47,9 @@ impl Reconciler {
         self.follow_trace(&cluster);
         let node_ip = self.node_ip(&cluster, &facts, ledger);
         self.release_ended(&cluster);
+        self.look_after_drain(&cluster)?;
         let next = self.next_proxy(&cluster, ledger);
-        let plans = self.converge(cause, &facts, &cluster, node_ip, next, ledger)?;
+        let plans = self.converge(Run { cause, facts: &facts, cluster: &cluster, node_ip }, next, ledger)?;
         if ledger.problems.is_empty() {
             self.clean_retired(ledger);
         }
@@ -82,7 +93,7 @@ impl Reconciler {
             return None;
         }
         let located = proxy::locate(&mut self.node, pod).and_then(|(proxy, netns)| {
-            let events = events::watch(&netns, &self.doorbell)?;
+            let events = events::watch(&netns, Place::Proxy, &self.doorbell)?;
             Ok(Programmed { proxy, netns, _events: events })
         });
         match located {
@@ -95,29 +106,21 @@ impl Reconciler {
     }
 
     /// Brings the kernel to the plan: ztunnel's side first, and the node towards a new ztunnel only when that is whole.
-    fn converge(
-        &mut self,
-        cause: Cause,
-        facts: &Facts,
-        cluster: &Cluster,
-        node_ip: Option<Ipv4Addr>,
-        next: Option<Programmed>,
-        ledger: &mut Ledger,
-    ) -> anyhow::Result<Plans> {
+    fn converge(&mut self, mut run: Run<'_>, next: Option<Programmed>, ledger: &mut Ledger) -> anyhow::Result<Plans> {
         self.record.add_mode(self.mode)?;
         self.record.add_backend(self.backend)?;
         let another = next.is_some();
         let mut candidate = next.or_else(|| self.programmed.take());
-        let present = cluster.proxy.is_some() && candidate.is_some();
+        let present = run.cluster.proxy.is_some() && candidate.is_some();
         let mut plans = Plans::default();
         if let Some(programmed) = candidate.as_mut().filter(|_| present) {
             let modes = self.record.modes();
-            let inputs = self.inputs(facts, cluster, node_ip, Some(programmed), &modes)?;
+            let inputs = self.inputs(run, Some(programmed), None, &modes)?;
             plans.proxy = plan::proxy(&inputs);
             let before = ledger.problems.len();
             self.record.touch(programmed.netns.id())?;
             let standing = self.settled.as_ref().map(|settled| &settled.proxy);
-            let scope = self.scope(cause, &plans.proxy, standing.filter(|_| !another));
+            let scope = self.scope(run.cause.proxy, &plans.proxy, standing.filter(|_| !another));
             let (backend, bpf_dir) = (self.backend, self.config.bpf_dir.as_path());
             let task = Task { plan: &plans.proxy, place: Place::Proxy, backend, bpf: None, bpf_dir, scope };
             apply::settle(&mut programmed.netns, &mut self.record, ledger, task);
@@ -126,23 +129,28 @@ impl Reconciler {
                 candidate = self.programmed.take();
             }
         }
-        if let Some(programmed) = candidate.as_ref().filter(|_| present) {
-            self.record.set_proxy(&programmed.proxy, node_ip)?;
+        if let Some(programmed) = candidate.take_if(|_| present) {
+            let turn = self.turn_to(run, programmed, ledger)?;
+            candidate = turn.to;
+            if let Some(node) = turn.beside {
+                // All of it has just been read back: what is left is to turn.
+                self.settled = Some(Plans { node, proxy: plans.proxy.clone() });
+                run.cause = Cause::node(Classes::ROUTING);
+            }
         }
-        plans.node = self.converge_node(cause, facts, cluster, node_ip, candidate.as_mut(), ledger)?;
+        plans.node = self.converge_node(run, candidate.as_mut(), None, ledger)?;
         self.leave_other_backends(candidate.as_mut(), ledger)?;
         self.programmed = candidate;
         Ok(plans)
     }
 
-    /// Brings the node to the plan. While it changes over to another mode both stand; the former goes when the new one is whole.
-    fn converge_node(
+    /// Brings the node to the plan, with `coming` beside the ztunnel that it is for. While it changes over to another mode both stand;
+    /// the former goes when the new one is whole.
+    pub(super) fn converge_node(
         &mut self,
-        cause: Cause,
-        facts: &Facts,
-        cluster: &Cluster,
-        node_ip: Option<Ipv4Addr>,
+        run: Run<'_>,
         mut programmed: Option<&mut Programmed>,
+        coming: Option<&Proxy>,
         ledger: &mut Ledger,
     ) -> anyhow::Result<Plan> {
         let mut modes = self.record.modes();
@@ -152,10 +160,10 @@ impl Reconciler {
         }
         loop {
             let over = self.record.modes() != [self.mode] && modes == [self.mode];
-            let inputs = self.inputs(facts, cluster, node_ip, programmed.as_deref_mut(), &modes)?;
+            let inputs = self.inputs(run, programmed.as_deref_mut(), coming, &modes)?;
             let plan = plan::node(&inputs);
             let standing = self.settled.as_ref().map(|settled| &settled.node);
-            let scope = self.scope(cause, &plan, standing.filter(|_| !over));
+            let scope = self.scope(run.cause.node, &plan, standing.filter(|_| !over));
             let (backend, bpf, bpf_dir) = (self.backend, self.bpf.as_ref(), self.config.bpf_dir.as_path());
             let task = Task { plan: &plan, place: Place::Node, backend, bpf, bpf_dir, scope };
             apply::settle(&mut self.node, &mut self.record, ledger, task);
@@ -174,19 +182,20 @@ impl Reconciler {
     }
 
     /// What of `plan` is looked at. While the node changes over to another iptables, or where nothing stands, all of it.
-    fn scope(&self, cause: Cause, plan: &Plan, standing: Option<&Plan>) -> Scope {
+    fn scope(&self, classes: Classes, plan: &Plan, standing: Option<&Plan>) -> Scope {
         match standing {
-            Some(standing) if self.record.backends() == [self.backend] => Scope::of(cause, plan, standing),
+            Some(standing) if self.record.backends() == [self.backend] => {
+                Scope::of(classes, self.backend, plan, standing)
+            }
             _ => Scope::EVERYTHING,
         }
     }
 
     fn inputs<'a>(
         &'a self,
-        facts: &'a Facts,
-        cluster: &'a Cluster,
-        node_ip: Option<Ipv4Addr>,
+        run: Run<'a>,
         programmed: Option<&'a mut Programmed>,
+        coming: Option<&'a Proxy>,
         modes: &'a [Mode],
     ) -> anyhow::Result<Inputs<'a>> {
         let mut all_rp_filter = plan::AllRpFilter { node: apply::all_rp_filter(&self.node)?, proxy: 0 };
@@ -197,15 +206,19 @@ impl Reconciler {
                 (Some(&programmed.proxy), links)
             }
             // Its address may belong to another pod by now, whose packets must not be taken for a proxy's.
-            None => (self.record.proxy().filter(|proxy| !cluster.has_given_away(proxy)), Vec::new()),
+            None => (self.record.proxy().filter(|proxy| !run.cluster.has_given_away(proxy)), Vec::new()),
         };
-        let tunnel_port = facts::tunnel_port(&facts.links, &links);
+        let tunnel_port = facts::tunnel_port(&run.facts.links, &links);
+        let seat = self.record.seat();
+        let on_other = |proxy| Seated { seat: seat.other(), proxy };
+        let draining = || self.record.draining().map(|draining| Beside::Draining(on_other(&draining.proxy)));
         Ok(Inputs {
-            facts,
-            meshed: &cluster.meshed,
+            facts: run.facts,
+            meshed: &run.cluster.meshed,
             traced: &self.trace.addresses,
-            proxy,
-            node_ip,
+            proxy: proxy.map(|proxy| Seated { seat, proxy }),
+            beside: coming.map(|coming| Beside::Coming(on_other(coming))).or_else(draining),
+            node_ip: run.node_ip,
             tunnel_port,
             modes,
             all_rp_filter,
@@ -214,7 +227,8 @@ impl Reconciler {
 
     /// kubelet and kube-proxy may start after the agent, in the backend that it did not guess.
     fn reconsider_backend(&mut self) {
-        if self.backend_is_certain || !self.reconciles.is_multiple_of(RECONSIDER) {
+        let later = !self.parts.is_empty() || !self.reconciles.is_multiple_of(RECONSIDER);
+        if self.backend_is_certain || later {
             return;
         }
         if let Ok(detected) = backend::detect() {
@@ -228,7 +242,8 @@ impl Reconciler {
     /// Chains of ours in a backend that is not used any more go when the new ones stand: in between, both mark alike.
     fn leave_other_backends(&mut self, programmed: Option<&mut Programmed>, ledger: &mut Ledger) -> anyhow::Result<()> {
         let others: Vec<_> = self.record.backends().iter().copied().filter(|other| *other != self.backend).collect();
-        if others.is_empty() || !ledger.problems.is_empty() {
+        // In the namespace of one that drains they stay as long as it does.
+        if others.is_empty() || !ledger.problems.is_empty() || self.record.draining().is_some() {
             return Ok(());
         }
         let mut proxy = programmed.map(|programmed| &mut programmed.netns);

@@ -57,11 +57,14 @@ pub(crate) fn everything(node: &mut Netns, mut record: Record, programmed: Optio
         }
     }
     let directory = record.directory().to_owned();
+    let unread = record.note();
     if ledger.problems.is_empty()
         && let Err(error) = store::remove(&directory).and_then(|()| record.remove())
     {
         ledger.problem("record", format!("{error:#}"));
     }
+    // Only the other version knows what it made, and only its cleanup takes that away.
+    ledger.problems.extend(unread);
     let problems = ledger.problems.into_iter().map(|problem| (problem.object, problem.message)).collect();
     Outcome { writes: ledger.writes.total(), problems }
 }

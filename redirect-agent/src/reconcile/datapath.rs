@@ -1,27 +1,112 @@
-//! Which mode is in force: the one that was asked for, or iptables where BPF cannot be used.
+//! Which mode is in force: the one that was asked for, or iptables where BPF cannot be used. What stands against BPF may pass: a kernel out
+//! of memory, a file system that is mounted later. So it is tried again, and less and less often: a try may cost seconds of a processor.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
 use crate::bpf::{self, Bpf, Options};
 use crate::config::Config;
 use crate::config::Mode;
+use crate::kernel::file;
+
+use super::{Reconciler, pins};
+
+/// From one try to the next; the last goes on.
+const AGAIN: [Duration; 6] = [
+    Duration::from_secs(1),
+    Duration::from_secs(4),
+    Duration::from_secs(15),
+    Duration::from_mins(1),
+    Duration::from_mins(2),
+    Duration::from_mins(5),
+];
+
+/// Tries that failed.
+pub(super) struct Tries {
+    failed: usize,
+    last: Instant,
+}
+
+impl Tries {
+    /// The first one was now.
+    pub(super) fn begin() -> Self {
+        Self { failed: 0, last: Instant::now() }
+    }
+
+    fn are_due(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last) >= AGAIN[self.failed.min(AGAIN.len() - 1)]
+    }
+}
 
 /// The programs in ebpf mode, else why they cannot be had.
 pub(super) fn start(config: &Config) -> anyhow::Result<(Option<Bpf>, Option<String>)> {
     if config.mode == Mode::Iptables {
         return Ok((None, None));
     }
-    let options = Options { dir: &config.bpf_dir, attach: config.tc_attach, flows: config.flows };
-    match bpf::open(&options) {
-        Ok(bpf) => {
-            tracing::info!(attach = %bpf.kind, pins = %config.bpf_dir.display(), "ebpf mode");
-            Ok((Some(bpf), None))
-        }
+    match open(config) {
+        Ok(bpf) => Ok((Some(bpf), None)),
         Err(error) if config.no_fallback => Err(error).context("BPF cannot be used, and --no-fallback is set"),
         Err(error) => {
             let reason = format!("{error:#}");
             tracing::warn!(reason, "BPF cannot be used: going on in iptables mode");
             Ok((None, Some(reason)))
+        }
+    }
+}
+
+/// Leaves no folders behind where it fails: in iptables mode there are none.
+fn open(config: &Config) -> anyhow::Result<Bpf> {
+    let dir: &Path = &config.bpf_dir;
+    let was_there = dir.exists();
+    let outcome = bpf::open(&Options { dir, attach: config.tc_attach, flows: config.flows });
+    match &outcome {
+        Ok(bpf) => tracing::info!(attach = %bpf.kind, pins = %dir.display(), "ebpf mode"),
+        Err(_) if was_there => {}
+        Err(_) => file::remove_tree(dir).with_context(|| format!("remove {}", dir.display()))?,
+    }
+    outcome
+}
+
+impl Reconciler {
+    /// After a fallback: whether BPF can be used by now. The node then changes over as it does when an agent is started in another mode.
+    pub(super) fn reconsider_mode(&mut self) {
+        let now = Instant::now();
+        if self.fallback.is_none() || !self.tries.are_due(now) {
+            return;
+        }
+        match open(&self.config) {
+            Ok(bpf) => {
+                self.bpf = Some(RefCell::new(bpf));
+                self.pins = pins::watch(&self.config.bpf_dir, &self.doorbell);
+                (self.mode, self.fallback) = (Mode::Ebpf, None);
+                // All of it is to be looked at.
+                self.settled = None;
+            }
+            Err(error) => {
+                let reason = format!("{error:#}");
+                if self.fallback.as_ref() != Some(&reason) {
+                    tracing::warn!(reason, "BPF still cannot be used");
+                }
+                self.fallback = Some(reason);
+                self.tries = Tries { failed: self.tries.failed + 1, last: Instant::now() };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_become_rarer_and_never_end() {
+        let last = Instant::now();
+        for (failed, wait) in AGAIN.into_iter().chain([AGAIN[AGAIN.len() - 1]]).enumerate() {
+            let tries = Tries { failed, last };
+            assert!(!tries.are_due(last + wait / 2) && tries.are_due(last + wait), "after {failed}");
         }
     }
 }

@@ -5,20 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::cause::Cause;
 use super::cleanup::Outcome;
 use crate::trace::Target;
-
-/// What may have changed; the larger includes the smaller.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Cause {
-    /// Nothing that is known of.
-    #[default]
-    Nothing,
-    /// Links, addresses, routes, rules, interface settings.
-    Routing,
-    /// Anything.
-    Anything,
-}
 
 /// Why the loop woke.
 #[derive(Debug)]
@@ -52,13 +41,13 @@ pub(crate) struct Doorbell {
 impl Doorbell {
     /// Something may have changed.
     pub(crate) fn ring(&self, cause: Cause) {
-        self.change(|state| state.changed = state.changed.max(cause));
+        self.change(|state| state.changed = state.changed | cause);
     }
 
-    /// As [`Cause::Routing`], and somebody waits: the set and the chains are looked at as well when they must become others.
+    /// As [`Cause::WANTED`], and somebody waits.
     pub(crate) fn hurry(&self) {
         self.change(|state| {
-            state.changed = state.changed.max(Cause::Routing);
+            state.changed = state.changed | Cause::WANTED;
             state.hurry = true;
         });
     }
@@ -67,7 +56,7 @@ impl Doorbell {
     pub(crate) fn trace(&self, pod: Option<Target>) {
         self.change(|state| {
             state.trace = pod;
-            state.changed = state.changed.max(Cause::Routing);
+            state.changed = state.changed | Cause::WANTED;
         });
     }
 
@@ -96,8 +85,15 @@ impl Doorbell {
 
     /// Lets rings gather for this long, unless somebody waits for what comes of one.
     pub(super) fn gather(&self, time: Duration) {
+        self.gather_while(time, Cause::ANYTHING);
+    }
+
+    /// As [`Self::gather`], as long as there are only rings that `can_wait`.
+    pub(super) fn gather_while(&self, time: Duration, can_wait: Cause) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let nobody_waits = |state: &mut State| !state.hurry && !state.stop && state.cleanup.is_none();
+        let nobody_waits = |state: &mut State| {
+            !state.hurry && !state.stop && state.cleanup.is_none() && can_wait.includes(state.changed)
+        };
         drop(self.woken.wait_timeout_while(state, time, nobody_waits));
     }
 
@@ -113,7 +109,7 @@ impl Doorbell {
                 return Ring::Stop;
             }
             let cause = std::mem::take(&mut state.changed);
-            if cause != Cause::Nothing {
+            if cause != Cause::NOTHING {
                 return Ring::Changed(cause);
             }
             let left = end.saturating_duration_since(Instant::now());
@@ -137,11 +133,11 @@ mod tests {
     #[test]
     fn rings_are_kept_until_heard_and_heard_once() {
         let bell = Doorbell::default();
-        bell.ring(Cause::Anything);
-        bell.ring(Cause::Routing);
-        assert!(matches!(bell.wait(Duration::ZERO), Ring::Changed(Cause::Anything)));
+        bell.ring(Cause::ANYTHING);
+        bell.ring(Cause::WANTED);
+        assert!(matches!(bell.wait(Duration::ZERO), Ring::Changed(Cause::ANYTHING)));
         assert!(matches!(bell.wait(Duration::ZERO), Ring::Timeout));
-        bell.ring(Cause::Routing);
+        bell.ring(Cause::WANTED);
         bell.stop();
         assert!(matches!(bell.wait(Duration::ZERO), Ring::Stop));
     }
@@ -154,14 +150,19 @@ mod tests {
             bell.gather(time);
             begun.elapsed()
         };
-        bell.ring(Cause::Anything);
+        bell.ring(Cause::ANYTHING);
         assert!(gathered(Duration::from_millis(20)) >= Duration::from_millis(20));
         bell.hurry();
         assert!(gathered(Duration::from_mins(1)) < Duration::from_secs(30));
-        assert_eq!(bell.clear(), (Cause::Anything, true));
+        assert_eq!(bell.clear(), (Cause::ANYTHING, true));
         assert!(gathered(Duration::from_millis(20)) >= Duration::from_millis(20), "that was one run");
+        bell.ring(Cause::WANTED);
+        let begun = Instant::now();
+        bell.gather_while(Duration::from_mins(1), Cause::NOTHING);
+        assert!(begun.elapsed() < Duration::from_secs(30), "it cannot wait");
+        assert_eq!(bell.clear(), (Cause::WANTED, false));
         bell.hurry();
-        assert!(matches!(bell.wait(Duration::ZERO), Ring::Changed(Cause::Routing)));
-        assert_eq!(bell.clear(), (Cause::Nothing, true));
+        assert!(matches!(bell.wait(Duration::ZERO), Ring::Changed(Cause::WANTED)));
+        assert_eq!(bell.clear(), (Cause::NOTHING, true));
     }
 }

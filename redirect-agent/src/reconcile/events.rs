@@ -2,20 +2,29 @@
 //! event that is lost or misunderstood costs time, never truth.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, TokioSocket};
+use nix::errno::Errno;
+use tokio::time::sleep;
 
-use super::doorbell::{Cause, Doorbell};
+use super::apply::Place;
+use super::cause::{Cause, Classes};
+use super::doorbell::Doorbell;
 use crate::kernel::netns::Netns;
 
 /// rtnetlink groups (`include/uapi/linux/rtnetlink.h`): link, IPv4 address, route, rule, interface settings. Neighbours (3) are
 /// left to the timer: the kernel tells of every step of ARP on every device, so a busy node would never be quiet, and a
 /// filter would have to read events. Until the timer looks, ARP answers for an entry of ours that is gone.
 const ROUTE_GROUPS: [u32; 5] = [1, 5, 7, 8, 24];
+/// Another of them: qdiscs and filters. Of a TCX link that is detached nobody tells, but the program's pin stands.
+const TC_GROUPS: [u32; 1] = [4];
 /// nfnetlink groups (`include/uapi/linux/netfilter/nfnetlink_compat.h`): nftables. Legacy iptables and ipset say nothing.
 const NETFILTER_GROUPS: [u32; 1] = [7];
+/// Before a socket that fails is asked again.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Only the fact that something came is of interest.
 const BUFFER: usize = 8192;
 
@@ -28,13 +37,18 @@ impl Drop for Watch {
     }
 }
 
-/// Rings `doorbell` whenever something changes in `netns`.
-pub(super) fn watch(netns: &Netns, doorbell: &Arc<Doorbell>) -> anyhow::Result<Watch> {
+/// Rings `doorbell` whenever something changes in `netns`, which is the node's or ztunnel's.
+pub(super) fn watch(netns: &Netns, place: Place, doorbell: &Arc<Doorbell>) -> anyhow::Result<Watch> {
     let sockets = [
-        (NETLINK_ROUTE, &ROUTE_GROUPS[..], Cause::Routing),
-        (NETLINK_NETFILTER, &NETFILTER_GROUPS[..], Cause::Anything),
+        (NETLINK_ROUTE, &ROUTE_GROUPS[..], Classes::ROUTING),
+        (NETLINK_ROUTE, &TC_GROUPS[..], Classes::PROGRAMS),
+        (NETLINK_NETFILTER, &NETFILTER_GROUPS[..], Classes::NFTABLES),
     ];
-    let tasks = sockets.into_iter().map(|(protocol, groups, cause)| {
+    let tasks = sockets.into_iter().map(|(protocol, groups, classes)| {
+        let cause = match place {
+            Place::Node => Cause::node(classes),
+            Place::Proxy => Cause::proxy(classes),
+        };
         let socket = netns.run(|| open(protocol, groups))?.context("listen to the kernel's netlink notifications")?;
         Ok(tokio::spawn(follow(socket, cause, Arc::clone(doorbell))).abort_handle())
     });
@@ -54,11 +68,18 @@ async fn follow(socket: TokioSocket, cause: Cause, doorbell: Arc<Doorbell>) {
     let mut buffer = Vec::with_capacity(BUFFER);
     loop {
         buffer.clear();
-        // An error is an overrun (ENOBUFS): something changed that did not fit.
-        if let Err(error) = socket.recv(&mut buffer).await {
-            tracing::debug!(%error, "netlink notifications were lost");
-            tokio::task::yield_now().await;
-        }
+        let received = socket.recv(&mut buffer).await;
         doorbell.ring(cause);
+        match received {
+            Ok(()) => {}
+            // Something changed that did not fit (`netlink_overrun`, net/netlink/af_netlink.c).
+            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
+                tracing::debug!("netlink notifications were lost");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "netlink notifications cannot be read; until they can, the timer looks");
+                sleep(PAUSE).await;
+            }
+        }
     }
 }

@@ -28,21 +28,37 @@ use crate::status::Status;
 
 pub(crate) mod apply;
 mod attempt;
+pub(crate) mod cause;
 pub(crate) mod cleanup;
 mod datapath;
 pub(crate) mod doorbell;
 mod events;
+mod fights;
+pub(crate) mod heart;
+mod pins;
 mod rehearsal;
+pub(crate) mod repairs;
 mod report;
+mod rollout;
 mod trace;
 
-use doorbell::{Cause, Doorbell, Ring};
+use apply::Place;
+use cause::{Cause, Classes};
+use doorbell::{Doorbell, Ring};
 
 /// How long events gather before they are acted on: one change of the node comes as a burst of them. A pod that waits to start
 /// is not kept waiting by it.
 const GATHER: Duration = Duration::from_millis(5);
 /// A neighbour that never stops changing the node costs us at most this share of a core's time.
 const PACE: Duration = Duration::from_millis(50);
+/// The timer's look at the whole, in parts: what rings meanwhile does not wait for all the processes. The last is the first.
+const PARTS: [Cause; 5] = [
+    Cause::proxy(Classes::CHAIN),
+    Cause::node(Classes::CHAIN),
+    Cause::node(Classes::GUARD),
+    Cause::node(Classes::SET),
+    Cause::CHEAP,
+];
 /// How many runs a guessed backend is kept before it is looked at again.
 const RECONSIDER: u64 = 10;
 /// After a failure the next try comes no later than this, and sooner at first.
@@ -88,6 +104,8 @@ pub(crate) struct Reconciler {
     status: watch::Sender<Status>,
     node: Netns,
     _node_events: events::Watch,
+    /// In ebpf mode.
+    pins: Option<pins::Watch>,
     record: Record,
     /// What the CNI plugin has said.
     attachments: Attachments,
@@ -98,9 +116,13 @@ pub(crate) struct Reconciler {
     mode: Mode,
     /// Why it is not the one that was asked for.
     fallback: Option<String>,
+    /// How often it was tried.
+    tries: datapath::Tries,
     bpf: Option<RefCell<Bpf>>,
     trace: trace::Trace,
     programmed: Option<Programmed>,
+    /// The namespace of the one before it, while that drains: held open, so that it is nobody else's.
+    draining: Option<Netns>,
     /// The node as the last whole run found it.
     facts: Option<Facts>,
     /// The pods, as that run judged them.
@@ -111,6 +133,14 @@ pub(crate) struct Reconciler {
     notes: Vec<Problem>,
     totals: Writes,
     repairs: Writes,
+    /// What is still to come of [`PARTS`].
+    parts: Vec<Cause>,
+    /// Events that can wait while something is fought over.
+    later: Cause,
+    /// What stood at the end of the last run that needed nothing more, whatever has happened since.
+    stood: Option<repairs::Stood>,
+    last_repairs: repairs::Last,
+    fights: fights::Fights,
     reconciles: u64,
     failures: usize,
 }
@@ -125,6 +155,7 @@ impl Reconciler {
         doorbell: Arc<Doorbell>,
         status: watch::Sender<Status>,
     ) -> anyhow::Result<Self> {
+        let _beat = heart::begin();
         let node = Netns::current()?;
         let record = Record::open(&config.state_dir, node.id())?;
         let detected = match config.backend {
@@ -133,7 +164,8 @@ impl Reconciler {
         };
         let (bpf, fallback) = datapath::start(&config)?;
         let mode = if bpf.is_some() { Mode::Ebpf } else { Mode::Iptables };
-        let events = events::watch(&node, &doorbell)?;
+        let events = events::watch(&node, Place::Node, &doorbell)?;
+        let pins = bpf.is_some().then(|| pins::watch(&config.bpf_dir, &doorbell)).flatten();
         Ok(Self {
             config,
             snapshots,
@@ -142,21 +174,29 @@ impl Reconciler {
             status,
             node,
             _node_events: events,
+            pins,
             record,
             attachments,
             backend: detected.backend,
             backend_is_certain: detected.certain,
             mode,
             fallback,
+            tries: datapath::Tries::begin(),
             bpf: bpf.map(RefCell::new),
             trace: trace::Trace::default(),
             programmed: None,
+            draining: None,
             facts: None,
             cluster: Cluster::default(),
             settled: None,
             notes: Vec::new(),
             totals: Writes::default(),
             repairs: Writes::default(),
+            parts: Vec::new(),
+            later: Cause::NOTHING,
+            stood: None,
+            last_repairs: repairs::Last::default(),
+            fights: fights::Fights::default(),
             reconciles: 0,
             failures: 0,
         })
@@ -164,23 +204,26 @@ impl Reconciler {
 
     /// Runs until it is told to stop. The datapath stays, unless the last order was to clean up.
     pub(crate) fn run(mut self) -> anyhow::Result<End> {
-        let mut cause = Cause::Anything;
+        let mut cause = Cause::ANYTHING;
         let mut read_back = Instant::now();
         loop {
             let begun = Instant::now();
-            // Events that look at a part must not put off the look at the whole: ipset and legacy iptables tell nothing.
-            if read_back.elapsed() >= self.config.resync {
-                cause = Cause::Anything;
+            if self.fights.rest(begun).1.is_zero() {
+                cause = cause | std::mem::take(&mut self.later);
             }
-            if cause == Cause::Anything {
+            // Events that look at a part must not put off the look at the whole: ipset and legacy iptables tell nothing.
+            if self.parts.is_empty() && read_back.elapsed() >= self.config.resync {
+                self.parts = PARTS.to_vec();
                 read_back = begun;
             }
-            self.reconcile(cause);
-            let timeout = match self.failures {
-                0 => self.config.resync.saturating_sub(read_back.elapsed()),
-                failed => RETRY[failed.min(RETRY.len()) - 1].min(self.config.resync),
-            };
-            match self.doorbell.wait(timeout) {
+            let part = self.parts.pop().unwrap_or_default();
+            let whole = self.settled.is_none();
+            self.reconcile(cause | part);
+            if whole || self.settled.is_none() {
+                // What does not stand is looked at whole.
+                self.parts.clear();
+            }
+            match self.doorbell.wait(self.timeout(read_back)) {
                 Ring::Stop => return Ok(End::Stopped),
                 Ring::Cleanup(answer) => {
                     let outcome = cleanup::everything(
@@ -196,28 +239,58 @@ impl Reconciler {
                 Ring::Changed(what) => {
                     cause = what;
                     self.doorbell.gather(GATHER.max(PACE.saturating_sub(begun.elapsed())));
+                    let (fought_over, rest) = self.fights.rest(Instant::now());
+                    if self.parts.is_empty() && fought_over.includes(cause) {
+                        self.doorbell.gather_while(rest, fought_over);
+                    } else {
+                        cause = self.put_off(cause);
+                    }
                 }
-                Ring::Timeout => cause = Cause::Anything,
+                Ring::Timeout => cause = Cause::NOTHING,
             }
+        }
+    }
+
+    /// How long nothing needs to be done if nobody rings.
+    fn timeout(&self, read_back: Instant) -> Duration {
+        match self.failures {
+            _ if !self.parts.is_empty() => Duration::ZERO,
+            _ if self.later != Cause::NOTHING => self.fights.rest(Instant::now()).1,
+            0 => self.config.resync.saturating_sub(read_back.elapsed()),
+            failed => RETRY[failed.min(RETRY.len()) - 1].min(self.config.resync),
         }
     }
 
     fn reconcile(&mut self, cause: Cause) {
         // What rang while the events gathered is looked at by this run too.
         let (rung, hurry) = self.doorbell.clear();
-        let cause = cause.max(rung);
-        if hurry && cause == Cause::Anything && self.settled.is_some() {
+        let cause = cause | if hurry { rung } else { self.put_off(rung) };
+        if hurry && !Cause::WANTED.includes(cause) && self.settled.is_some() {
             // A pod that waits to start does not wait for a look at all rules of the node, which takes seconds where there are many.
-            self.once(Cause::Routing);
+            self.once(Cause::WANTED);
         }
         self.once(cause);
     }
 
+    /// What of it cannot wait: all, or nothing if it is only about what is fought over, and was just put back.
+    fn put_off(&mut self, cause: Cause) -> Cause {
+        if !self.fights.rest(Instant::now()).0.includes(cause) {
+            return cause;
+        }
+        self.later = self.later | cause;
+        Cause::NOTHING
+    }
+
     /// One run, and what there is to say of it.
     fn once(&mut self, cause: Cause) {
-        let mut ledger = Ledger::default();
+        let _beat = heart::begin();
+        let stood_routes = self.stood.as_ref().map(repairs::Stood::routes).unwrap_or_default();
+        let mut ledger = Ledger { stood_routes, ..Ledger::default() };
         let outcome = self.attempt(cause, &mut ledger);
-        self.reconciles += 1;
+        if let Some(pins) = &mut self.pins {
+            pins.renew();
+        }
+        self.reconciles += u64::from(self.parts.is_empty());
         self.totals.add(&ledger.writes);
         let plans = match outcome {
             Ok(Some(plans)) => Some(plans),
@@ -230,8 +303,8 @@ impl Reconciler {
                 None
             }
         };
-        if self.settled.is_some() && self.settled == plans {
-            self.repairs.add(&ledger.writes);
+        if let Some(plans) = &plans {
+            self.tell_repairs(plans, &ledger);
         }
         self.settled = plans.filter(|_| ledger.problems.is_empty());
         self.failures = if self.settled.is_some() { 0 } else { self.failures + 1 };
@@ -247,8 +320,9 @@ impl Reconciler {
     }
 
     fn publish(&self, mut problems: Vec<Problem>) {
-        // They are the source's, not the datapath's: it is as ready as it was.
+        // They are the source's, and others', not the datapath's: it is as ready as it was.
         problems.extend(self.health.borrow().problems.iter().cloned());
+        problems.extend(self.fights.problems());
         let status = report::status(self, problems);
         report::log(&self.status.borrow(), &status);
         self.status.send_replace(status);

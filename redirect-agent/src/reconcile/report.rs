@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::bpf::Bpf;
 use crate::enrol::{Cluster, PodVerdict, State};
 use crate::kernel::process;
+use crate::proxy::Proxy;
 use crate::resources::ledger::Problem;
-use crate::status::{ProxyState, ProxyStatus, SourceStatus, Status};
+use crate::status::{Former, ProxyState, ProxyStatus, SourceStatus, Status};
 
 use super::Reconciler;
 
@@ -29,8 +30,11 @@ pub(super) fn status(reconciler: &Reconciler, problems: Vec<Problem>) -> Status 
         ready: healthy,
         settled: healthy,
         reconciles: reconciler.reconciles,
+        stuck: None,
         writes: reconciler.totals.clone(),
         repairs: reconciler.repairs.clone(),
+        last_repairs: reconciler.last_repairs.list(),
+        fights: reconciler.fights.problems().len() as u64,
         processes: process::started(),
         packets: reconciler.bpf.as_ref().map(|bpf| counts(&bpf.borrow())).unwrap_or_default(),
         tunnel_port,
@@ -43,10 +47,16 @@ pub(super) fn status(reconciler: &Reconciler, problems: Vec<Problem>) -> Status 
         },
         cni_plugin: None,
         proxy,
+        draining: reconciler.record.draining().map(|draining| former(&draining.proxy)),
         pods,
-        notes: reconciler.notes.clone(),
+        notes: reconciler.notes.iter().cloned().chain(reconciler.record.note()).collect(),
         problems: all,
     }
+}
+
+fn former(proxy: &Proxy) -> Former {
+    let Proxy { namespace, name, uid, ip, host, .. } = proxy.clone();
+    Former { namespace, name, uid, ip, veth: host.veth }
 }
 
 fn counts(bpf: &Bpf) -> BTreeMap<String, u64> {

@@ -1,5 +1,6 @@
 //! The tunnels' addresses. Only exactly ours are looked at: whatever else an interface carries is not our business.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use anyhow::Context as _;
@@ -9,7 +10,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use serde::{Deserialize, Serialize};
 
 use super::Context;
-use super::ledger::Kind;
+use super::ledger::{Kind, NOTHING};
 use crate::kernel::netlink::Netlink;
 
 /// An address on a link.
@@ -19,6 +20,13 @@ pub(crate) struct Address {
     pub(crate) ip: IpAddr,
     /// Prefix length.
     pub(crate) prefix: u8,
+}
+
+/// As `ip addr` takes it.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{} dev {}", self.ip, self.prefix, self.link)
+    }
 }
 
 /// Adds what is missing. Addresses go with their link, so nothing is ever deleted here.
@@ -32,9 +40,8 @@ pub(crate) fn converge(context: &mut Context<'_>, desired: &[Address]) -> anyhow
         let found =
             observed.iter().any(|have| have.index == link.index && have.ip == want.ip && have.prefix == want.prefix);
         if !found {
-            let object = format!("{}/{} dev {}", want.ip, want.prefix, want.link);
             let outcome = add(context.netns.netlink(), link.index, want);
-            context.ledger.book(Kind::Address, &object, "added", outcome);
+            context.ledger.mend(Kind::Address, &want.to_string(), NOTHING, "added", outcome);
         }
     }
     Ok(())

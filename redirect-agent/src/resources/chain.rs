@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, bail};
 
 use super::Context;
-use super::ledger::Kind;
+use super::ledger::{Kind, NOTHING};
 use crate::kernel::process;
 use crate::resources::chain::backend::Backend;
 
@@ -36,6 +36,17 @@ impl Ruleset {
     fn rules(&self, table: &str, chain: &str) -> Option<&[String]> {
         self.tables.get(table)?.get(chain).map(Vec::as_slice)
     }
+
+    /// What there is of a chain, compared with what is wanted.
+    fn describe(&self, wanted: &Chain) -> String {
+        let Some(rules) = self.rules(wanted.table, &wanted.name) else { return NOTHING.into() };
+        let found = |rule: Option<&String>| rule.map_or_else(|| "no rule".to_owned(), |rule| format!("rule {rule:?}"));
+        let differs = (0..rules.len().max(wanted.rules.len())).find(|at| rules.get(*at) != wanted.rules.get(*at));
+        match differs {
+            Some(at) => format!("{} at {}", found(rules.get(at)), at + 1),
+            None => "no jump to it ahead of all others".into(),
+        }
+    }
 }
 
 /// Makes the `desired` chains stand in `backend`, and removes those of `owned` (table, name) that are not desired.
@@ -53,16 +64,15 @@ pub(crate) fn converge(
     residue::remember(context, backend, desired)?;
     let outcome =
         context.netns.run(|| process::write(&backend.tool("restore"), &backend.restore_args(), &script.text))?;
-    let label = if script.chains.len() == 1 { script.chains[0].clone() } else { script.chains.join(", ") };
-    // One write a chain: each is an object of its own to whoever compares counts.
-    let done = context.ledger.book(Kind::Chain, &label, script.what, outcome);
-    if done {
-        context.ledger.more(Kind::Chain, script.chains.len() - 1);
-        if desired.is_empty() {
-            residue::remove(context, backend)?;
-        }
+    if outcome.is_err() {
+        context.ledger.book(Kind::Chain, &script.names(), script.what, outcome);
+        return Ok(());
     }
-    Ok(())
+    // One write a chain: each is an object of its own.
+    for (chain, found) in script.chains {
+        context.ledger.mend(Kind::Chain, &chain, found, script.what, Ok(()));
+    }
+    if desired.is_empty() { residue::remove(context, backend) } else { Ok(()) }
 }
 
 fn observe(backend: Backend) -> anyhow::Result<Ruleset> {
@@ -97,9 +107,15 @@ fn parse(save: &str) -> anyhow::Result<Ruleset> {
 #[derive(PartialEq, Eq, Debug)]
 struct Script {
     text: String,
-    /// Which chains it writes: `mangle ztunnel-PREROUTING`.
-    chains: Vec<String>,
+    /// Which chains it writes, and what was found of each: `mangle ztunnel-PREROUTING`.
+    chains: Vec<(String, String)>,
     what: &'static str,
+}
+
+impl Script {
+    fn names(&self) -> String {
+        self.chains.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// The script that makes `chains` stand where nothing of them does.
@@ -123,7 +139,7 @@ fn diff(desired: &[Chain], owned: &[Chain], observed: &Ruleset) -> Option<Script
                 None => edit.remove(chain),
             };
             if changed {
-                script.chains.push(format!("{table} {}", chain.name));
+                script.chains.push((format!("{table} {}", chain.name), observed.describe(wanted.unwrap_or(chain))));
             }
         }
         if script.chains.len() > before {

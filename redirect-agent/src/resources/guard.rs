@@ -8,7 +8,7 @@ use redirect_common::names::BRIDGE_TABLE;
 use serde::{Deserialize, Serialize};
 
 use super::Context;
-use super::ledger::Kind;
+use super::ledger::{Kind, NOTHING};
 use crate::kernel::process;
 
 mod bridge;
@@ -49,15 +49,15 @@ pub(crate) struct Guards {
 /// What the destination guard needs to know.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Destination {
-    /// Where ztunnel is, or was, if anybody knows.
-    pub(crate) way: Option<Way>,
+    /// Where ztunnel is, or was, if anybody knows; and the one beside it.
+    pub(crate) ways: Vec<Way>,
 }
 
 /// Makes the guards stand; those that are not wanted go.
 pub(crate) fn converge(context: &mut Context<'_>, desired: &Guards) -> anyhow::Result<()> {
     let wanted = [
         (Family::Bridge, desired.bridge.as_ref().map(bridge::render)),
-        (Family::Ip, desired.destination.as_ref().map(|destination| destination::render(destination.way.as_ref()))),
+        (Family::Ip, desired.destination.as_ref().map(|destination| destination::render(&destination.ways))),
     ];
     for (family, want) in wanted {
         converge_one(context, family, want.as_deref())?;
@@ -80,7 +80,8 @@ fn converge_one(context: &mut Context<'_>, family: Family, want: Option<&str>) -
     context.record.set_guard(family, true)?;
     let outcome = context.netns.run(|| process::write("nft", &["-f", "-"], &script))?;
     let what = if want.is_some() { "written" } else { "removed" };
-    let done = context.ledger.book(Kind::Guard, &table, what, outcome);
+    let found = observed.as_ref().map_or(NOTHING, |_| "another table");
+    let done = context.ledger.mend(Kind::Guard, &table, found, what, outcome);
     if done && want.is_none() {
         context.record.set_guard(family, false)?;
     }

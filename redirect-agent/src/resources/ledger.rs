@@ -1,9 +1,13 @@
 //! Counts every write to the kernel and keeps every failure: what `status` shows and what tests compare.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
+use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use super::route::Route;
+use crate::kernel::netns::NetnsId;
 
 /// A kind of thing on a node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -19,13 +23,14 @@ pub(crate) enum Kind {
     Chain,
     Guard,
     Map,
+    Pin,
     Program,
     Qdisc,
 }
 
 impl Kind {
     /// Every kind, in the order in which `status` lists them.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Link,
         Self::Address,
         Self::Neighbour,
@@ -36,6 +41,7 @@ impl Kind {
         Self::Chain,
         Self::Guard,
         Self::Map,
+        Self::Pin,
         Self::Program,
         Self::Qdisc,
     ];
@@ -53,6 +59,7 @@ impl Kind {
             Self::Chain => "chain",
             Self::Guard => "guard",
             Self::Map => "map",
+            Self::Pin => "pin",
             Self::Program => "program",
             Self::Qdisc => "qdisc",
         }
@@ -75,6 +82,9 @@ impl Problem {
     }
 }
 
+/// What is found where something is missing.
+pub(crate) const NOTHING: &str = "nothing";
+
 /// Writes by kind.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Writes(BTreeMap<Kind, u64>);
@@ -88,6 +98,11 @@ impl Writes {
     /// Of one kind.
     pub(crate) fn of(&self, kind: Kind) -> u64 {
         self.0.get(&kind).copied().unwrap_or_default()
+    }
+
+    /// One more.
+    pub(crate) fn count(&mut self, kind: Kind) {
+        *self.0.entry(kind).or_default() += 1;
     }
 
     /// Adds `other`'s counts to these.
@@ -115,9 +130,33 @@ impl<'de> Deserialize<'de> for Writes {
     }
 }
 
+/// A write that was made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Made {
+    pub(crate) at: Timestamp,
+    /// Where; what is nowhere in particular has none.
+    pub(crate) netns: Option<NetnsId>,
+    pub(crate) kind: Kind,
+    pub(crate) object: String,
+    /// What was there in its place.
+    pub(crate) found: Option<String>,
+}
+
+impl Made {
+    /// Whether both are of the same thing.
+    pub(crate) fn is_of(&self, other: &Self) -> bool {
+        (self.netns, self.kind, &self.object) == (other.netns, other.kind, &other.object)
+    }
+}
+
 /// What one run wrote and where it failed.
 #[derive(Default, Debug)]
 pub(crate) struct Ledger {
+    /// The namespace that is worked on.
+    pub(crate) netns: Option<NetnsId>,
+    pub(crate) made: Vec<Made>,
+    /// Routes that stood, by namespace: they were ours, whatever is found in their place.
+    pub(crate) stood_routes: BTreeMap<NetnsId, BTreeSet<Route>>,
     pub(crate) writes: Writes,
     pub(crate) problems: Vec<Problem>,
     /// What is not wrong by itself, and may explain what is: `None` where nobody looked.
@@ -125,12 +164,43 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// Routes that stood in this namespace.
+    pub(crate) fn stood_routes(&self, netns: NetnsId) -> &BTreeSet<Route> {
+        static NONE: BTreeSet<Route> = BTreeSet::new();
+        self.stood_routes.get(&netns).unwrap_or(&NONE)
+    }
+
     /// Books the outcome of one write: `what` was done to `object`. Whether it succeeded.
     pub(crate) fn book(&mut self, kind: Kind, object: &str, what: &str, outcome: anyhow::Result<()>) -> bool {
+        self.settle(kind, object, None, what, outcome)
+    }
+
+    /// The same, where this was `found` in the place of what is wanted.
+    pub(crate) fn mend(
+        &mut self,
+        kind: Kind,
+        object: &str,
+        found: impl Into<String>,
+        what: &str,
+        outcome: anyhow::Result<()>,
+    ) -> bool {
+        self.settle(kind, object, Some(found.into()), what, outcome)
+    }
+
+    fn settle(
+        &mut self,
+        kind: Kind,
+        object: &str,
+        found: Option<String>,
+        what: &str,
+        outcome: anyhow::Result<()>,
+    ) -> bool {
         match outcome {
             Ok(()) => {
-                *self.writes.0.entry(kind).or_default() += 1;
-                tracing::info!(kind = kind.name(), object, "{what}");
+                self.writes.count(kind);
+                tracing::info!(kind = kind.name(), object, found, "{what}");
+                let (at, object) = (Timestamp::now(), object.to_owned());
+                self.made.push(Made { at, netns: self.netns, kind, object, found });
                 true
             }
             Err(error) => {
@@ -138,11 +208,6 @@ impl Ledger {
                 false
             }
         }
-    }
-
-    /// Books `count` further writes of the same batch.
-    pub(crate) fn more(&mut self, kind: Kind, count: usize) {
-        *self.writes.0.entry(kind).or_default() += count as u64;
     }
 
     /// Notes a failure.

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use anyhow::{Context as _, bail};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::link::{InfoKind, LinkMessage};
 use rtnetlink::{LinkGeneve, LinkMessageBuilder, LinkUnspec};
 use serde::{Deserialize, Serialize};
 
 use super::Context;
-use super::ledger::Kind;
+use super::guard;
+use super::ledger::{Kind, NOTHING};
 use crate::kernel::links::Link;
 
 /// A GENEVE link as it must stand; it is always up.
@@ -55,9 +56,9 @@ enum Change {
 
 /// Makes the links stand as in `desired`; `owned` are the name and VNI of all that are ours, wanted or not.
 pub(crate) fn converge(context: &mut Context<'_>, desired: &[Geneve], owned: &[(&str, u32)]) -> anyhow::Result<()> {
-    let changes = diff(desired, owned, context.links()?);
-    for change in changes {
-        apply(context, &change);
+    let links = context.links()?.to_vec();
+    for change in diff(desired, owned, &links) {
+        apply(context, &change, &links);
         context.links_changed();
     }
     Ok(())
@@ -95,7 +96,16 @@ fn difference(want: &Geneve, link: &Link) -> Option<Change> {
     (!same).then(|| Change::Adjust { index: link.index, mac, to: want.clone() })
 }
 
-fn apply(context: &mut Context<'_>, change: &Change) {
+/// As found.
+fn describe(name: &str, links: &[Link]) -> String {
+    let Some(link) = links.iter().find(|link| link.name == name) else { return NOTHING.into() };
+    let (state, mac) = (if link.up { "up" } else { "down" }, link.mac.map(guard::mac).unwrap_or_default());
+    let Some(geneve) = link.geneve else { return format!("{state}, address {mac}") };
+    let remote = geneve.remote.map(|remote| remote.to_string()).unwrap_or_default();
+    format!("{state}, address {mac}, remote {remote}, port {}", geneve.port)
+}
+
+fn apply(context: &mut Context<'_>, change: &Change, links: &[Link]) {
     let netlink = context.netns.netlink();
     let (name, what, outcome) = match change {
         Change::Create(to) => (&to.name, "created", create(netlink, to)),
@@ -110,7 +120,7 @@ fn apply(context: &mut Context<'_>, change: &Change) {
             return;
         }
     };
-    context.ledger.book(Kind::Link, name, what, outcome);
+    context.ledger.mend(Kind::Link, name, describe(name, links), what, outcome);
 }
 
 type Netlink = crate::kernel::netlink::Netlink;
@@ -125,18 +135,23 @@ fn create(netlink: &mut Netlink, link: &Geneve) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The port must not be named here, even unchanged (`geneve_nl2info`). The kernel takes GENEVE attributes and the others in
+/// The kernel takes GENEVE attributes and the others in
 /// separate requests: a changelink with an address would have to be undone by hand if its second half failed.
 fn adjust(netlink: &mut Netlink, index: u32, mac: bool, link: &Geneve) -> anyhow::Result<()> {
-    let builder = LinkMessageBuilder::<LinkGeneve>::new(&link.name).id(link.vni).index(index);
-    let message = with_remote(builder, link.remote).build();
-    netlink.request(RouteNetlinkMessage::NewLink(message), 0).context("set the remote")?;
+    netlink.request(RouteNetlinkMessage::NewLink(remote_of(index, link)), 0).context("set the remote")?;
     let mut rest = LinkUnspec::new_with_index(index).up();
     if mac {
         rest = rest.address(link.mac.to_vec());
     }
     netlink.request(RouteNetlinkMessage::SetLink(rest.build()), 0).context("set address and state")?;
     Ok(())
+}
+
+/// The port must not be named here, even unchanged (`geneve_nl2info`); nor the link: beside its index its name is a wish to rename it, which
+/// before Linux 6.2 is refused while it is up, the same name too (`do_setlink`, net/core/rtnetlink.c; `dev_change_name`, net/core/dev.c).
+fn remote_of(index: u32, link: &Geneve) -> LinkMessage {
+    let builder = LinkMessageBuilder::<LinkGeneve>::new_with_info_kind(InfoKind::Geneve);
+    with_remote(builder.id(link.vni).index(index), link.remote).build()
 }
 
 fn with_remote(builder: LinkMessageBuilder<LinkGeneve>, remote: IpAddr) -> LinkMessageBuilder<LinkGeneve> {
@@ -157,6 +172,8 @@ fn delete(netlink: &mut Netlink, index: u32) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::link::LinkAttribute;
+
     use super::*;
     use crate::kernel::links::GeneveInfo;
 
@@ -203,6 +220,14 @@ mod tests {
         assert_eq!(diff(&[want()], OWNED, &[down]), [Change::Adjust { index: 7, mac: false, to: want() }]);
         let other = Link { mac: Some([2, 0, 0, 0, 0, 9]), ..link() };
         assert_eq!(diff(&[want()], OWNED, &[other]), [Change::Adjust { index: 7, mac: true, to: want() }]);
+    }
+
+    #[test]
+    fn another_remote_is_no_other_name() {
+        let message = remote_of(7, &want());
+        assert_eq!(message.header.index, 7);
+        assert!(message.attributes.iter().all(|attribute| !matches!(attribute, LinkAttribute::IfName(_))));
+        assert!(message.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::LinkInfo(_))));
     }
 
     #[test]

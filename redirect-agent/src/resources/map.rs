@@ -10,7 +10,7 @@ use aya::maps::{Array, HashMap, MapData, MapError};
 use redirect_common::maps::{Address, Config, Pod, Port, name};
 
 use super::Context;
-use super::ledger::Kind;
+use super::ledger::{Kind, NOTHING};
 use crate::kernel::bpf;
 
 /// What must be in the maps.
@@ -39,10 +39,10 @@ pub(crate) fn converge(context: &mut Context<'_>, ebpf: &mut Ebpf, desired: &Map
 
 fn config(context: &mut Context<'_>, ebpf: &mut Ebpf, desired: Config) -> anyhow::Result<()> {
     let map = ebpf.map_mut(name::CONFIG).context("no map CONFIG")?;
-    let mut map: Array<&mut MapData, [u8; 20]> = Array::try_from(map)?;
+    let mut map: Array<&mut MapData, [u8; 32]> = Array::try_from(map)?;
     if map.get(&0, 0).context("read the map CONFIG")? != desired.bytes() {
         let outcome = bpf::write("update CONFIG", || Ok(map.set(0, desired.bytes(), 0)?));
-        context.ledger.book(Kind::Map, name::CONFIG, "written", outcome);
+        context.ledger.mend(Kind::Map, name::CONFIG, "another configuration", "written", outcome);
     }
     Ok(())
 }
@@ -61,14 +61,15 @@ fn entries<const K: usize, const V: usize>(
     for (key, value) in desired.iter().filter(|(key, value)| observed.get(*key) != Some(*value)) {
         let outcome = bpf::write(&format!("update {name}"), || Ok(map.insert(key, value, 0)?))
             .with_context(|| format!("write the map {name} (it may be full)"));
-        context.ledger.book(Kind::Map, &format!("{name} entry {}", show(key)), "written", outcome);
+        let found = observed.get(key).map_or(NOTHING, |_| "another value");
+        context.ledger.mend(Kind::Map, &format!("{name} entry {}", show(key)), found, "written", outcome);
     }
     for key in observed.keys().filter(|key| !desired.contains_key(*key)) {
         let outcome = bpf::write(&format!("delete from {name}"), || match map.remove(key) {
             Err(MapError::KeyNotFound) => Ok(()),
             other => Ok(other?),
         });
-        context.ledger.book(Kind::Map, &format!("{name} entry {}", show(key)), "removed", outcome);
+        context.ledger.mend(Kind::Map, &format!("{name} entry {}", show(key)), "an entry too many", "removed", outcome);
     }
     Ok(())
 }

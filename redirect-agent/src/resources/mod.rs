@@ -10,6 +10,7 @@ pub(crate) mod ledger;
 pub(crate) mod link;
 pub(crate) mod map;
 pub(crate) mod neighbour;
+pub(crate) mod pin;
 pub(crate) mod program;
 pub(crate) mod route;
 pub(crate) mod rule;
@@ -35,6 +36,7 @@ pub(crate) struct Context<'a> {
 impl<'a> Context<'a> {
     /// A context that has observed nothing yet.
     pub(crate) fn new(netns: &'a mut Netns, record: &'a mut Record, ledger: &'a mut Ledger) -> Self {
+        ledger.netns = Some(netns.id());
         Self { netns, record, ledger, links: None }
     }
 

@@ -11,7 +11,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::Context;
 use super::guard;
-use super::ledger::Kind;
+use super::ledger::{Kind, NOTHING};
 use crate::kernel::netlink::Netlink;
 
 /// A permanent neighbour entry.
@@ -34,7 +34,7 @@ impl fmt::Display for Neighbour {
 enum Change {
     Add,
     /// There is one that says something else, or that was learnt and would be forgotten.
-    Replace,
+    Replace(Observed),
 }
 
 /// Makes the `desired` entries stand. They go with their link, so nothing is ever deleted here.
@@ -44,8 +44,11 @@ pub(crate) fn converge(context: &mut Context<'_>, desired: &[Neighbour]) -> anyh
         let observed = observe(context.netns.netlink(), link.index)?;
         let Some(change) = diff(want, link.index, &observed) else { continue };
         let outcome = write(context.netns.netlink(), link.index, want);
-        let what = if change == Change::Add { "added" } else { "replaced" };
-        context.ledger.book(Kind::Neighbour, &want.to_string(), what, outcome);
+        let (what, found) = match change {
+            Change::Add => ("added", NOTHING.to_owned()),
+            Change::Replace(found) => ("replaced", describe(found)),
+        };
+        context.ledger.mend(Kind::Neighbour, &want.to_string(), found, what, outcome);
     }
     Ok(())
 }
@@ -53,8 +56,13 @@ pub(crate) fn converge(context: &mut Context<'_>, desired: &[Neighbour]) -> anyh
 fn diff(want: &Neighbour, index: u32, observed: &[Observed]) -> Option<Change> {
     match observed.iter().find(|have| have.index == index && have.ip == want.ip) {
         None => Some(Change::Add),
-        Some(have) => (have.mac != Some(want.mac) || !have.permanent).then_some(Change::Replace),
+        Some(have) => (have.mac != Some(want.mac) || !have.permanent).then_some(Change::Replace(*have)),
     }
+}
+
+fn describe(found: Observed) -> String {
+    let mac = found.mac.map_or_else(|| "no address".into(), guard::mac);
+    if found.permanent { mac } else { format!("{mac}, learnt") }
 }
 
 /// A neighbour entry as the kernel lists it.
@@ -148,7 +156,7 @@ mod tests {
         let learnt = Observed { permanent: false, ..standing() };
         let asking = Observed { mac: None, ..learnt };
         for have in [other, learnt, asking] {
-            assert_eq!(diff(&want(), INDEX, &[have]), Some(Change::Replace));
+            assert_eq!(diff(&want(), INDEX, &[have]), Some(Change::Replace(have)));
         }
     }
 

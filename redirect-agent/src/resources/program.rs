@@ -131,15 +131,29 @@ pub(crate) fn converge(
     desired: &BTreeMap<Hook, &'static str>,
     attach: &Attach<'_>,
 ) -> anyhow::Result<()> {
-    let devices: BTreeMap<_, _> = context.links()?.iter().map(|link| (link.name.clone(), link.index)).collect();
-    let desired: BTreeMap<Place, &'static str> = desired
-        .iter()
-        .filter_map(|(hook, name)| {
-            Some((Place { index: *devices.get(&hook.device)?, direction: hook.direction }, *name))
-        })
-        .collect();
+    let desired = places(context, desired)?;
     let observed = observe::observe(context, &desired, attach)?;
     apply::apply(context, &desired, attach, observed)
+}
+
+/// As [`converge`], but leaves what stands elsewhere.
+pub(crate) fn add(
+    context: &mut Context<'_>,
+    desired: &BTreeMap<Hook, &'static str>,
+    attach: &Attach<'_>,
+) -> anyhow::Result<()> {
+    let desired = places(context, desired)?;
+    let mut observed = observe::observe(context, &desired, attach)?;
+    desired.iter().try_for_each(|(place, name)| apply::stand(context, *place, Some(name), attach, &mut observed))
+}
+
+fn places(
+    context: &mut Context<'_>,
+    hooks: &BTreeMap<Hook, &'static str>,
+) -> anyhow::Result<BTreeMap<Place, &'static str>> {
+    let devices: BTreeMap<_, _> = context.links()?.iter().map(|link| (link.name.clone(), link.index)).collect();
+    let place = |hook: &Hook| Some(Place { index: *devices.get(&hook.device)?, direction: hook.direction });
+    Ok(hooks.iter().filter_map(|(hook, name)| Some((place(hook)?, *name))).collect())
 }
 
 /// A hook by its device's index, which outlives a change of name.

@@ -17,7 +17,7 @@ use rtnetlink::RouteMessageBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::Context;
-use super::ledger::Kind;
+use super::ledger::{Kind, NOTHING};
 use crate::kernel::links::Link;
 use crate::kernel::netlink::Netlink;
 
@@ -86,7 +86,8 @@ impl Route {
 }
 
 /// Our tables.
-const TABLES: [TableId; 3] = [names::TABLE_INBOUND, names::TABLE_OUTBOUND, names::TABLE_PROXY];
+const TABLES: [TableId; 5] =
+    [names::TABLE_INBOUND, names::TABLE_OUTBOUND, names::TABLE_PROXY, names::TABLE_SEAT_A, names::TABLE_SEAT_B];
 
 /// A difference between plan and kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -104,20 +105,29 @@ pub(crate) fn converge(context: &mut Context<'_>, desired: &BTreeSet<Route>) -> 
     let observed = observe(context.netns.netlink(), &links)?;
     let netns = context.netns.id();
     context.record.retain_routes(netns, |route| observed.contains(route) || desired.contains(route))?;
-    let changes = diff(desired, &observed, |route| context.record.made_route(netns, route));
+    let stood = context.ledger.stood_routes(netns);
+    let changes = diff(desired, &observed, stood, |route| context.record.made_route(netns, route));
     for change in changes {
-        apply(context, &links, &change)?;
+        apply(context, &links, &observed, &change)?;
     }
     Ok(())
 }
 
-fn diff(desired: &BTreeSet<Route>, observed: &[Route], made: impl Fn(&Route) -> bool) -> Vec<Change> {
+/// What is found in the place of a route that `stood` is what somebody has made of it.
+fn diff(
+    desired: &BTreeSet<Route>,
+    observed: &[Route],
+    stood: &BTreeSet<Route>,
+    made: impl Fn(&Route) -> bool,
+) -> Vec<Change> {
     let ours = |route: &Route| route.leads_into_tunnel() || made(route);
     let keys: BTreeSet<_> = desired.iter().map(Route::key).collect();
     let standing: BTreeSet<_> = observed.iter().collect();
     let stale = observed.iter().filter(|route| !keys.contains(&route.key()) && ours(route));
     let missing = desired.iter().filter(|route| !standing.contains(route));
     let writes = missing.map(|want| match observed.iter().find(|have| have.key() == want.key()) {
+        // One that we do not read is not listed.
+        _ if stood.contains(want) => Change::Replace(want.clone()),
         None => Change::Add(want.clone()),
         Some(have) if ours(have) => Change::Replace(want.clone()),
         Some(have) => Change::Conflict(have.clone()),
@@ -126,9 +136,10 @@ fn diff(desired: &BTreeSet<Route>, observed: &[Route], made: impl Fn(&Route) -> 
     writes.chain(stale.map(|route| Change::Delete(route.clone()))).collect()
 }
 
-fn apply(context: &mut Context<'_>, links: &[Link], change: &Change) -> anyhow::Result<()> {
+fn apply(context: &mut Context<'_>, links: &[Link], observed: &[Route], change: &Change) -> anyhow::Result<()> {
     let netns = context.netns.id();
     let netlink = context.netns.netlink();
+    let found = |route: &Route| observed.iter().find(|found| found.key() == route.key());
     let (route, what, outcome) = match change {
         Change::Conflict(route) => {
             context.ledger.problem(
@@ -143,12 +154,13 @@ fn apply(context: &mut Context<'_>, links: &[Link], change: &Change) -> anyhow::
                 // Before the write: a route that is not on record would never be taken away.
                 context.record.add_route(netns, route)?;
             }
-            let (what, flag) =
-                if matches!(change, Change::Add(_)) { ("added", NLM_F_EXCL) } else { ("replaced", NLM_F_REPLACE) };
+            let flag = if matches!(change, Change::Add(_)) { NLM_F_EXCL } else { NLM_F_REPLACE };
+            let what = if found(route).is_some() { "replaced" } else { "added" };
             (route, what, add(context.netns.netlink(), links, route, flag))
         }
     };
-    let done = context.ledger.book(Kind::Route, &route.to_string(), what, outcome);
+    let found = found(route).map_or_else(|| NOTHING.into(), ToString::to_string);
+    let done = context.ledger.mend(Kind::Route, &route.to_string(), found, what, outcome);
     if done && matches!(change, Change::Delete(_)) {
         context.record.forget_route(netns, route)?;
     }
@@ -310,7 +322,7 @@ mod tests {
         let made = route("10.244.2.3", "vethz", None);
         let foreign = route("10.9.9.9", "vethz", None);
         let observed = [ours.clone(), made.clone(), foreign];
-        let changes = diff(&BTreeSet::new(), &observed, |route| *route == made);
+        let changes = diff(&BTreeSet::new(), &observed, &BTreeSet::new(), |route| *route == made);
         assert_eq!(changes, [Change::Delete(ours), Change::Delete(made)]);
     }
 
@@ -321,9 +333,13 @@ mod tests {
             ..route("10.244.1.5", "istioin", Some("192.168.126.2"))
         }]);
         let old = route("10.244.1.5", "istioin", Some("192.168.126.2"));
-        assert!(matches!(diff(&want, &[old], |_| false)[..], [Change::Replace(_)]));
+        let none = BTreeSet::new();
+        assert!(matches!(diff(&want, &[old], &none, |_| false)[..], [Change::Replace(_)]));
         let foreign = route("10.244.1.5", "vethz", None);
-        assert!(matches!(diff(&want, &[foreign], |_| false)[..], [Change::Conflict(_)]));
-        assert!(matches!(diff(&want, &[], |_| false)[..], [Change::Add(_)]));
+        assert!(matches!(diff(&want, std::slice::from_ref(&foreign), &none, |_| false)[..], [Change::Conflict(_)]));
+        assert!(matches!(diff(&want, &[], &none, |_| false)[..], [Change::Add(_)]));
+        // Ours stood there.
+        assert!(matches!(diff(&want, &[foreign], &want, |_| false)[..], [Change::Replace(_)]));
+        assert!(matches!(diff(&want, &[], &want, |_| false)[..], [Change::Replace(_)]));
     }
 }

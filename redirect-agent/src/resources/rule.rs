@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use redirect_common::names::{Mark, RulePriority, TableId};
 
 use super::Context;
-use super::ledger::Kind;
+use super::ledger::{Kind, NOTHING};
 use crate::kernel::netlink::Netlink;
 
 /// An IPv4 policy rule.
@@ -55,7 +55,7 @@ pub(crate) fn converge(context: &mut Context<'_>, desired: &[Rule], owned: &[Rul
     }
     for rule in desired.iter().filter(|rule| !observed.contains(rule)) {
         let outcome = send(context.netns.netlink(), *rule, Operation::Add);
-        context.ledger.book(Kind::Rule, &rule.to_string(), "added", outcome);
+        context.ledger.mend(Kind::Rule, &rule.to_string(), NOTHING, "added", outcome);
     }
     Ok(())
 }
@@ -72,6 +72,51 @@ fn observe(netlink: &mut Netlink) -> anyhow::Result<Vec<Rule>> {
             _ => None,
         })
         .collect())
+}
+
+/// A policy rule of somebody else's that looks at marks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ForeignMark {
+    priority: u32,
+    value: u32,
+    pub(crate) mask: u32,
+}
+
+/// As `ip rule` names it.
+impl fmt::Display for ForeignMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { priority, value, mask } = self;
+        write!(f, "{priority}: fwmark {value:#x}/{mask:#x}")
+    }
+}
+
+/// All of them, whatever else they look at; `ours` are told by all that they are.
+pub(crate) fn foreign_marks(netlink: &mut Netlink, ours: &[Rule]) -> anyhow::Result<Vec<ForeignMark>> {
+    let mut message = RuleMessage::default();
+    message.header.family = AddressFamily::Inet;
+    let answers = netlink.dump(&RouteNetlinkMessage::GetRule(message)).context("list the policy rules")?;
+    Ok(answers
+        .into_iter()
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRule(message) if !parse(&message).is_some_and(|rule| ours.contains(&rule)) => {
+                mark_of(&message)
+            }
+            _ => None,
+        })
+        .collect())
+}
+
+fn mark_of(message: &RuleMessage) -> Option<ForeignMark> {
+    let mut found = ForeignMark { priority: 0, value: 0, mask: 0 };
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Priority(number) => found.priority = *number,
+            RuleAttribute::FwMark(bits) => found.value = *bits,
+            RuleAttribute::FwMask(bits) => found.mask = *bits,
+            _ => {}
+        }
+    }
+    (found.mask != 0).then_some(found)
 }
 
 /// `None` for a rule with a selector or an action that ours never have.

@@ -7,11 +7,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Context as _, bail};
 
 use super::Context;
-use super::ledger::Kind;
+use super::ledger::{Kind, NOTHING};
 use crate::kernel::process;
 
 /// Set type and options; `ipset save` prints more, which are the kernel's defaults.
 const TYPE: &str = "hash:ip family inet";
+
+/// How many entries are named.
+const SHOWN: usize = 3;
 
 /// Makes the set `name` hold exactly `desired`; `None` removes it.
 pub(crate) fn converge(
@@ -23,8 +26,21 @@ pub(crate) fn converge(
     let Some((script, changes)) = diff(name, desired, observed.as_ref()) else { return Ok(()) };
     let outcome = context.netns.run(|| process::write("ipset", &["restore", "-exist"], &script))?;
     let what = format!("changed ({changes} entries)");
-    context.ledger.book(Kind::Set, name, &what, outcome);
+    let found = describe(desired, observed.as_ref());
+    context.ledger.mend(Kind::Set, name, found, &what, outcome);
     Ok(())
+}
+
+/// As found: what is missing of the set and what is too much, by the first few of each.
+fn describe(desired: Option<&BTreeSet<Ipv4Addr>>, observed: Option<&BTreeSet<Ipv4Addr>>) -> String {
+    let Some(observed) = observed else { return NOTHING.into() };
+    let empty = BTreeSet::new();
+    let desired = desired.unwrap_or(&empty);
+    let some = |of: &BTreeSet<Ipv4Addr>, but: &BTreeSet<Ipv4Addr>| {
+        let some: Vec<_> = of.difference(but).take(SHOWN).map(ToString::to_string).collect();
+        some.join(", ")
+    };
+    format!("without [{}], with [{}]", some(desired, observed), some(observed, desired))
 }
 
 /// The set's members; `None` when there is no such set.

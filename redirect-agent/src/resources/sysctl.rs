@@ -70,8 +70,7 @@ pub(crate) fn converge(context: &mut Context<'_>, desired: &BTreeMap<Setting, St
     context.record.save_sysctls(netns, &changes)?;
     for Saved { setting, original, set, .. } in changes {
         let outcome = write(context, &setting, &set);
-        let what = format!("set to {set} (was {original})");
-        context.ledger.book(Kind::Sysctl, &setting.to_string(), &what, outcome);
+        context.ledger.mend(Kind::Sysctl, &setting.to_string(), original, &format!("set to {set}"), outcome);
     }
     Ok(())
 }

@@ -48,6 +48,8 @@ pub(crate) struct Pod {
     /// How it has ended.
     pub(crate) ended: Option<Ended>,
     pub(crate) is_ready: bool,
+    /// Whether it has been told to end; it may be Ready until it has.
+    pub(crate) is_terminating: bool,
     /// Every address, or what is wrong with the list.
     pub(crate) ips: Result<Vec<IpAddr>, String>,
     /// The node's address.
@@ -160,6 +162,7 @@ impl From<Wire> for Pod {
             is_host_network: spec.host_network.unwrap_or_default(),
             ended: status.ended(),
             is_ready: status.is_ready(),
+            is_terminating: meta.deletion_timestamp.is_some(),
             ips: status.ips(),
             host_ip: status.host_ip.and_then(|ip| ip.parse().ok()),
             runtime_uid: meta.annotation(ANNOTATION_MIRROR).map(str::to_owned),

@@ -16,6 +16,7 @@ struct Cast {
     meshed: IpAddr,
     node: IpAddr,
     proxy: IpAddr,
+    proxy_b: IpAddr,
     other: IpAddr,
 }
 
@@ -27,9 +28,10 @@ fn casts() -> [Cast; 2] {
             meshed: ip([10, 244, 1, 5]),
             node: ip([172, 18, 0, 2]),
             proxy: ip([10, 244, 2, 3]),
+            proxy_b: ip([10, 244, 2, 8]),
             other: ip([198, 51, 100, 7]),
         },
-        Cast { meshed: ip6(5), node: ip6(2), proxy: ip6(3), other: ip6(7) },
+        Cast { meshed: ip6(5), node: ip6(2), proxy: ip6(3), proxy_b: ip6(8), other: ip6(7) },
     ]
 }
 
@@ -48,8 +50,9 @@ impl View for Case {
     fn is_node(&self, ip: IpAddr) -> bool {
         casts().iter().any(|cast| cast.node == ip)
     }
-    fn is_proxy(&self, ip: IpAddr) -> bool {
-        casts().iter().any(|cast| cast.proxy == ip)
+    fn is_proxy(&self, seat: Seat, ip: IpAddr) -> bool {
+        let own = |cast: &Cast| if seat == Seat::A { cast.proxy } else { cast.proxy_b };
+        casts().iter().any(|cast| own(cast) == ip)
     }
     fn tunnel_port(&self) -> u16 {
         TUNNEL_PORT
@@ -73,8 +76,20 @@ const ROWS: [Row; 10] = [
 ];
 
 impl Case {
-    fn comes_from_proxy(&self) -> bool {
-        self.hook == Hook::Ingress(Ingress::Proxy)
+    /// The seat of the ztunnel whose veth it is.
+    fn from(&self) -> Option<Seat> {
+        Seat::ALL.into_iter().find(|seat| self.hook == Hook::Ingress(Ingress::Proxy(*seat)))
+    }
+
+    /// The seat of the ztunnel that spoke for the connection.
+    fn known(&self) -> Option<Seat> {
+        Seat::ALL.into_iter().find(|seat| self.memory == Some(Memory::Proxy(*seat)))
+    }
+
+    /// The seat that the verdict depends on.
+    fn seat(&self, row: Row) -> Seat {
+        let seat = if row == Row::KnownProxy { self.known() } else { self.from() };
+        seat.unwrap_or_default()
     }
 
     /// The table's words for one row, regardless of the rows before it.
@@ -85,9 +100,9 @@ impl Case {
             Row::FromTunnel => self.hook == Hook::Ingress(Ingress::Tunnel),
             Row::TunnelItself => udp && packet.ports.is_some_and(|ports| ports.destination == TUNNEL_PORT),
             Row::KnownSkip => self.memory == Some(Memory::ConnSkip),
-            Row::KnownProxy => !self.comes_from_proxy() && self.memory == Some(Memory::Proxy),
-            Row::ProxyAsClient => self.comes_from_proxy() && !self.is_proxy(packet.source),
-            Row::ProxyOwn => self.comes_from_proxy(),
+            Row::KnownProxy => self.from().is_none() && self.known().is_some(),
+            Row::ProxyAsClient => self.from().is_some_and(|seat| !self.is_proxy(seat, packet.source)),
+            Row::ProxyOwn => self.from().is_some(),
             Row::Udp => udp,
             Row::NodeProbe => {
                 self.hook == Hook::Output && tcp && self.is_meshed(packet.destination) && self.is_node(packet.source)
@@ -103,11 +118,18 @@ impl Case {
 }
 
 fn cases() -> Vec<Case> {
-    const HOOKS: [Hook; 4] =
-        [Hook::Ingress(Ingress::Tunnel), Hook::Ingress(Ingress::Proxy), Hook::Ingress(Ingress::Other), Hook::Output];
+    const HOOKS: [Hook; 5] = [
+        Hook::Ingress(Ingress::Tunnel),
+        Hook::Ingress(Ingress::Proxy(Seat::A)),
+        Hook::Ingress(Ingress::Proxy(Seat::B)),
+        Hook::Ingress(Ingress::Other),
+        Hook::Output,
+    ];
+    const MEMORIES: [Option<Memory>; 4] =
+        [None, Some(Memory::ConnSkip), Some(Memory::Proxy(Seat::A)), Some(Memory::Proxy(Seat::B))];
     let mut cases = Vec::new();
     for hook in HOOKS {
-        for memory in [None, Some(Memory::ConnSkip), Some(Memory::Proxy)] {
+        for memory in MEMORIES {
             cases.extend(packets().into_iter().map(|packet| Case { hook, packet, memory }));
         }
     }
@@ -117,7 +139,7 @@ fn cases() -> Vec<Case> {
 fn packets() -> Vec<Packet> {
     let mut packets = Vec::new();
     for cast in casts() {
-        let addresses = [cast.meshed, cast.node, cast.proxy, cast.other];
+        let addresses = [cast.meshed, cast.node, cast.proxy, cast.proxy_b, cast.other];
         for source in addresses {
             for destination in addresses {
                 for (protocol, ports) in protocols() {
@@ -141,7 +163,7 @@ fn the_first_row_that_matches_wins() {
     for case in cases() {
         let verdict = decide(case.hook, &case.packet, &case);
         assert_eq!(Some(&verdict.row), case.matching().first(), "{case:?}");
-        assert_eq!(verdict, verdict.row.verdict(), "{case:?}");
+        assert_eq!(verdict, verdict.row.verdict(case.seat(verdict.row)), "{case:?}");
     }
 }
 
@@ -185,30 +207,34 @@ fn every_pair_of_rows_that_can_meet_does() {
 fn what_each_row_does() {
     let skip = Some(SKIP);
     let conn_skip = (Some(CONN_SKIP), Some(Memory::ConnSkip));
-    let expected = [
-        (skip, None),
-        (None, None),
-        (skip, None),
-        (Some(PROXY_RETURN), None),
-        (Some(PROXY), Some(Memory::Proxy)),
-        conn_skip,
-        conn_skip,
-        conn_skip,
-        (Some(OUTBOUND), None),
-        (None, None),
-    ];
-    for (number, (row, (mark, remember))) in (1_u8..).zip(ROWS.into_iter().zip(expected)) {
-        assert_eq!(row as u8, number);
-        assert_eq!(row.verdict(), Verdict { row, mark, remember });
+    for (seat, back) in [(Seat::A, PROXY_RETURN_A), (Seat::B, PROXY_RETURN_B)] {
+        let expected = [
+            (skip, None),
+            (None, None),
+            (skip, None),
+            (Some(back), None),
+            (Some(PROXY), Some(Memory::Proxy(seat))),
+            conn_skip,
+            conn_skip,
+            conn_skip,
+            (Some(OUTBOUND), None),
+            (None, None),
+        ];
+        for (number, (row, (mark, remember))) in (1_u8..).zip(ROWS.into_iter().zip(expected)) {
+            assert_eq!(row as u8, number);
+            assert_eq!(row.verdict(seat), Verdict { row, mark, remember });
+        }
     }
 }
 
+/// But for the seat, which is remembered only.
 #[test]
 fn what_is_remembered_is_the_mark_that_is_written() {
-    for row in ROWS {
-        let verdict = row.verdict();
-        if let Some(memory) = verdict.remember {
-            assert_eq!(verdict.mark, Some(memory.mark()), "{row:?}");
+    for (row, seat) in ROWS.into_iter().flat_map(|row| Seat::ALL.map(|seat| (row, seat))) {
+        let verdict = row.verdict(seat);
+        if let (Some(memory), Some(mark)) = (verdict.remember, verdict.mark) {
+            assert!(mark.matches(memory.mark().value()), "{row:?}");
+            assert_eq!(mark == memory.mark(), memory == Memory::ConnSkip, "{row:?}");
         }
     }
 }
@@ -218,9 +244,11 @@ fn what_is_remembered_is_the_mark_that_is_written() {
 fn both_directions() {
     const POD: Hook = Hook::Ingress(Ingress::Other);
     const UPLINK: Hook = Hook::Ingress(Ingress::Other);
-    const PROXY_VETH: Hook = Hook::Ingress(Ingress::Proxy);
-    for Cast { meshed, node, proxy, other } in casts() {
-        let remembered_proxy = Some(Memory::Proxy);
+    const PROXY_VETH: Hook = Hook::Ingress(Ingress::Proxy(Seat::A));
+    const OTHER_VETH: Hook = Hook::Ingress(Ingress::Proxy(Seat::B));
+    for Cast { meshed, node, proxy, proxy_b, other } in casts() {
+        let remembered_proxy = Some(Memory::Proxy(Seat::A));
+        let remembered_b = Some(Memory::Proxy(Seat::B));
         let conn_skip = Some(Memory::ConnSkip);
         let ways = [
             ("meshed to remote", POD, meshed, other, None, Row::Outbound),
@@ -235,6 +263,10 @@ fn both_directions() {
             ("the node's reply", Hook::Output, node, meshed, remembered_proxy, Row::KnownProxy),
             ("ztunnel's own", PROXY_VETH, proxy, other, None, Row::ProxyOwn),
             ("its reply", UPLINK, other, proxy, conn_skip, Row::KnownSkip),
+            ("the other ztunnel to remote as the pod", OTHER_VETH, meshed, other, None, Row::ProxyAsClient),
+            ("the remote's reply to it", UPLINK, other, meshed, remembered_b, Row::KnownProxy),
+            ("the other ztunnel's own", OTHER_VETH, proxy_b, other, None, Row::ProxyOwn),
+            ("with the first one's address", OTHER_VETH, proxy, other, None, Row::ProxyAsClient),
             ("probe", Hook::Output, node, meshed, None, Row::NodeProbe),
             ("its reply", POD, meshed, node, conn_skip, Row::KnownSkip),
             ("a forged probe", UPLINK, node, meshed, None, Row::Rest),

@@ -8,7 +8,7 @@ use redirect_common::flow::{Flow, Remembered};
 use redirect_common::maps::{Counter, counter_name, name};
 use redirect_common::names::TUNNEL_PORT;
 use redirect_common::packet::{Packet, TCP, UDP};
-use redirect_common::policy::{Memory, Row};
+use redirect_common::policy::{Memory, Row, Seat};
 use serde::Serialize;
 
 use super::object::{Given, Object};
@@ -63,7 +63,7 @@ const CASES: [Case; 8] = [
         name: "reply",
         program: Program::FromPod,
         frame: from_meshed,
-        memory: Some(Memory::Proxy),
+        memory: Some(Memory::Proxy(Seat::A)),
         counter: Some(Counter::of(Row::KnownProxy)),
     },
     Case {

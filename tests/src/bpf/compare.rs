@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use redirect_common::policy::Row;
+use redirect_common::policy::{Row, Seat};
 
 use super::model::Model;
 use super::object::{Given, Object};
@@ -20,6 +20,7 @@ const MOST_DESCRIBED: usize = 20;
 pub struct Comparison {
     object: Object,
     model: Model,
+    seat: Seat,
     /// Packets that both were given.
     pub compared: usize,
     /// Packets that this kernel gives to no program in a test.
@@ -35,8 +36,17 @@ impl Comparison {
     pub fn new(world: World) -> Result<Self> {
         let mut object = Object::load()?;
         world.tell(&mut object)?;
-        let model = Model::new(world);
-        Ok(Self { object, model, compared: 0, refused: 0, disagreements: 0, described: Vec::new() })
+        let (seat, model) = (world.here, Model::new(world));
+        Ok(Self { object, model, seat, compared: 0, refused: 0, disagreements: 0, described: Vec::new() })
+    }
+
+    /// Has what comes from a ztunnel from now on come from the one on this seat.
+    pub fn move_to(&mut self, seat: Seat) -> Result<()> {
+        if self.seat == seat {
+            return Ok(());
+        }
+        self.seat = seat;
+        self.model.move_to(seat).configure(&mut self.object)
     }
 
     /// Gives both a packet; the row is the model's.

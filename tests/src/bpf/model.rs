@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use redirect_common::flow::Flow;
 use redirect_common::maps::{COUNTERS, Counter};
-use redirect_common::names::{PROXY_RETURN, SKIP};
+use redirect_common::names::SKIP;
 use redirect_common::packet::{Packet, TCP, Unparsed};
-use redirect_common::policy::{Hook, Memory, Row, Verdict, View, decide};
+use redirect_common::policy::{Hook, Memory, Row, Seat, Verdict, View, decide};
 
 use super::object::{Given, Ran};
 use super::program::Program;
@@ -40,6 +40,12 @@ impl Model {
         Self { world, memory: HashMap::new(), counts: vec![0; COUNTERS as usize] }
     }
 
+    /// Has what comes from a ztunnel come from the one on this seat.
+    pub fn move_to(&mut self, seat: Seat) -> &World {
+        self.world.here = seat;
+        &self.world
+    }
+
     /// How many connections it remembers.
     #[must_use]
     pub fn remembered(&self) -> usize {
@@ -60,8 +66,8 @@ impl Model {
     /// What the program makes of a packet, and the row of the law that it meets, if it is asked.
     pub fn run(&mut self, program: Program, given: Given<'_>) -> (Ran, Option<Row>) {
         let untouched = Ran { action: NEXT, mark: given.mark, frame: given.frame.to_vec() };
-        match (program, program.hook()) {
-            (Program::FromNode, _) if given.ingress != 0 => (untouched, None),
+        match (program, program.hook(self.world.here)) {
+            (Program::FromNode, _) if given.ingress != 0 => (self.recalled(given, untouched), None),
             (_, Some(hook)) => self.judge(program, hook, given, untouched),
             (Program::ToPod, None) if given.ingress == 0 && !SKIP.matches(given.mark) => {
                 self.judge(program, Hook::Output, given, untouched)
@@ -92,6 +98,19 @@ impl Model {
             _ => {}
         }
         (after, Some(verdict.row))
+    }
+
+    /// What has been judged where it arrived, and may have other ends since.
+    fn recalled(&mut self, given: Given<'_>, before: Ran) -> Ran {
+        let packet = match self.read(Program::FromNode, given) {
+            Ok(packet) => packet,
+            Err(action) => return Ran { action, ..before },
+        };
+        let asked = Asked { model: self, flow: Flow::of(&packet) };
+        let Some(Memory::Proxy(seat)) = asked.memory(&packet) else { return before };
+        self.count(Counter::of(Row::KnownProxy));
+        let verdict = Row::KnownProxy.verdict(seat);
+        Ran { action: self.sent_to(&packet, &verdict), mark: seat.way_back().apply(given.mark), ..before }
     }
 
     fn toward_pod(&mut self, given: Given<'_>, before: Ran) -> Ran {
@@ -125,8 +144,10 @@ impl Model {
             Some(mark) if SKIP.matches(mark.value()) => {
                 self.world.pods.get(&packet.destination).map_or(0, |pod| pod.device)
             }
-            Some(PROXY_RETURN) => self.world.proxy_device,
-            _ => 0,
+            mark => Seat::ALL
+                .into_iter()
+                .find(|seat| mark == Some(seat.way_back()))
+                .map_or(0, |seat| self.world.proxies[seat as usize].1),
         };
         if device == 0 { NEXT } else { REDIRECT }
     }
@@ -153,8 +174,8 @@ impl View for Asked<'_> {
         self.model.world.node.contains(&ip)
     }
 
-    fn is_proxy(&self, ip: IpAddr) -> bool {
-        self.model.world.proxy == ip
+    fn is_proxy(&self, seat: Seat, ip: IpAddr) -> bool {
+        self.model.world.proxies[seat as usize].0 == ip
     }
 
     fn tunnel_port(&self) -> u16 {

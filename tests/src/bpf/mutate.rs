@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::random::Random;
 use crate::corpus::{
-    AFTER_MESHED, ALL_MESHED, ALL_NODE, Conversation, MESHED, MESHED_B, NODE, OUTSIDE, PROXY, REMOTE, UNMESHED,
+    AFTER_MESHED, ALL_MESHED, ALL_NODE, Conversation, MESHED, MESHED_B, NODE, OUTSIDE, PROXY, PROXY_B, REMOTE, UNMESHED,
 };
 
 /// Ethernet's header, below which no kernel runs a test.
@@ -120,7 +120,7 @@ fn flip(random: &mut Random, frame: &mut [u8]) {
 }
 
 fn some_address(random: &mut Random) -> [u8; 4] {
-    let known = [MESHED, MESHED_B, AFTER_MESHED, UNMESHED, PROXY, NODE, REMOTE, OUTSIDE];
+    let known = [MESHED, MESHED_B, AFTER_MESHED, UNMESHED, PROXY, PROXY_B, NODE, REMOTE, OUTSIDE];
     let all = ALL_MESHED.iter().chain(&ALL_NODE).filter_map(|ip| match ip {
         IpAddr::V4(ip) => Some(*ip),
         IpAddr::V6(_) => None,

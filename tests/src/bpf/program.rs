@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use redirect_common::packet::{MAX_TAGS, Packet, Unparsed};
-use redirect_common::policy::{Hook, Ingress};
+use redirect_common::policy::{Hook, Ingress, Seat};
 
 use crate::corpus::Place;
 
@@ -67,19 +67,19 @@ impl Program {
     pub const fn at(place: Place) -> Self {
         match place {
             Place::TunnelIn | Place::TunnelOut => Self::FromTunnel,
-            Place::Proxy => Self::FromProxy,
+            Place::Proxy | Place::ProxyB => Self::FromProxy,
             Place::Pod => Self::FromPod,
             Place::Uplink => Self::FromNetwork,
             Place::Output => Self::FromNode,
         }
     }
 
-    /// The hook that it asks the law about.
+    /// The hook that it asks the law about; ztunnel's, on a device of the one on this seat.
     #[must_use]
-    pub const fn hook(self) -> Option<Hook> {
+    pub const fn hook(self, seat: Seat) -> Option<Hook> {
         match self {
             Self::FromPod | Self::FromNetwork | Self::FromIp => Some(Hook::Ingress(Ingress::Other)),
-            Self::FromProxy => Some(Hook::Ingress(Ingress::Proxy)),
+            Self::FromProxy => Some(Hook::Ingress(Ingress::Proxy(seat))),
             Self::FromTunnel => Some(Hook::Ingress(Ingress::Tunnel)),
             Self::FromNode => Some(Hook::Output),
             Self::ToPod | Self::Empty => None,

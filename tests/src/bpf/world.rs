@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result};
 use redirect_common::flow::{Flow, Remembered};
-use redirect_common::maps::{Address, Config, Pod, Port, name};
+use redirect_common::maps::{Address, Config, Pod, Port, Way, name};
+use redirect_common::policy::Seat;
 
 use super::object::Object;
 use super::records::Record;
-use crate::corpus::{ALL_NODE, MESHED, MESHED_B, MESHED6, PROXY};
+use crate::corpus::{ALL_NODE, MESHED, MESHED_B, MESHED6, PROXY, PROXY_B};
 
 /// The device that the kernel runs tests on, unless told otherwise: the loopback of the netns.
 pub const TEST_DEVICE: u32 = 1;
@@ -21,10 +22,10 @@ pub struct World {
     pub pods: BTreeMap<IpAddr, Pod>,
     /// The node's addresses.
     pub node: BTreeSet<IpAddr>,
-    /// ztunnel's address.
-    pub proxy: IpAddr,
-    /// The device that leads to ztunnel; 0 if there is none.
-    pub proxy_device: u32,
+    /// By seat: the ztunnel's address, and the device that leads to it; 0 if there is none.
+    pub proxies: [(IpAddr, u32); 2],
+    /// Whose veth the programs' device is, where they are a ztunnel's.
+    pub here: Seat,
     /// The tunnels' UDP port.
     pub tunnel_port: u16,
     /// The MAC address of the bridge, if the programs' device is a port of one.
@@ -32,15 +33,15 @@ pub struct World {
 }
 
 impl World {
-    /// The corpus's node. One of the pods has no device yet.
+    /// The corpus's node. One of the pods has no device yet, and one of the ztunnels.
     #[must_use]
     pub fn of_the_corpus(tunnel_port: u16) -> Self {
         let pod = |device| Pod { device, flags: 0 };
         Self {
             pods: [(MESHED.into(), pod(11)), (MESHED_B.into(), pod(0)), (MESHED6.into(), pod(12))].into(),
             node: ALL_NODE.into(),
-            proxy: PROXY.into(),
-            proxy_device: 13,
+            proxies: [(PROXY.into(), 13), (PROXY_B.into(), 0)],
+            here: Seat::A,
             tunnel_port,
             bridge: None,
         }
@@ -86,15 +87,21 @@ impl World {
         if let Some(bridge) = self.bridge {
             ports.insert(TEST_DEVICE, Record(Port { bridge, zero: [0; 2] }), 0).context("add a bridge's port")?;
         }
+        self.configure(object)?;
+        forget(object)
+    }
+
+    /// Tells what is no list, and leaves connections.
+    pub fn configure(&self, object: &mut Object) -> Result<()> {
+        let way = |(ip, device): (IpAddr, u32)| Way { ip: v4(ip).map(Address::new).unwrap_or_default(), device };
         let config = Config {
-            proxy: v4(self.proxy).map(Address::new).unwrap_or_default(),
-            proxy_device: self.proxy_device,
+            seats: self.proxies.map(way),
+            veth_b: if self.here == Seat::B { TEST_DEVICE } else { 0 },
             tunnel_port: self.tunnel_port.into(),
             bridged: self.bridge.is_some().into(),
             traced: self.pods.values().any(|pod| pod.flags & Pod::TRACED != 0).into(),
         };
-        object.array(name::CONFIG)?.set(0, Record(config), 0).context("configure")?;
-        forget(object)
+        object.array(name::CONFIG)?.set(0, Record(config), 0).context("configure")
     }
 }
 

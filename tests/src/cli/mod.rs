@@ -220,6 +220,7 @@ impl NodeArgs {
             tc_attach: self.tc_attach,
             without: self.without_bpf.then_some(Lack::Bpf),
             image_root: self.image_root.clone(),
+            other: false,
             kubeconfig: None,
         }
     }

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use redirect_common::policy::Seat;
+
 /// A meshed pod of this node.
 pub const MESHED: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
 /// Another one, numbered right behind it.
@@ -18,6 +20,8 @@ pub const PROXY: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 3);
 pub const BEFORE_PROXY: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 2);
 /// One above it.
 pub const AFTER_PROXY: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 4);
+/// That of the ztunnel beside it.
+pub const PROXY_B: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 9);
 /// The node's address.
 pub const NODE: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 2);
 /// The node's other address.
@@ -54,5 +58,6 @@ const fn v6(subnet: u16, host: u16) -> Ipv6Addr {
 pub const ALL_MESHED: [IpAddr; 3] = [IpAddr::V4(MESHED), IpAddr::V4(MESHED_B), IpAddr::V6(MESHED6)];
 /// All addresses of the node.
 pub const ALL_NODE: [IpAddr; 3] = [IpAddr::V4(NODE), IpAddr::V4(NODE_B), IpAddr::V6(NODE6)];
-/// All addresses of ztunnel.
-pub const ALL_PROXY: [IpAddr; 2] = [IpAddr::V4(PROXY), IpAddr::V6(PROXY6)];
+/// All addresses of ztunnels, with their seats.
+pub const ALL_PROXY: [(Seat, IpAddr); 3] =
+    [(Seat::A, IpAddr::V4(PROXY)), (Seat::A, IpAddr::V6(PROXY6)), (Seat::B, IpAddr::V4(PROXY_B))];

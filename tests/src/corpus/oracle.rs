@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use redirect_common::names::{CONN_SKIP, PROXY};
+use redirect_common::names::{CONN_SKIP, PROXY_A, PROXY_B};
 use redirect_common::packet::Packet;
-use redirect_common::policy::{Memory, Verdict, View};
+use redirect_common::policy::{Hook, Ingress, Memory, Row, Seat, Verdict, View};
 
 use super::cast::{ALL_MESHED, ALL_NODE, ALL_PROXY};
 
@@ -45,6 +45,16 @@ impl Oracle {
         Asked { oracle: self, mark: self.mark(key) }
     }
 
+    /// What a row says of a packet of the connection `key` at `hook`: the seat of the ztunnel that it speaks of is the one that is
+    /// remembered, or whose veth it is.
+    #[must_use]
+    pub fn verdict(&self, row: Row, hook: Hook, key: Option<Key>) -> Verdict {
+        row.verdict(match (row, hook, remembered(self.mark(key))) {
+            (Row::KnownProxy, _, Some(Memory::Proxy(seat))) | (_, Hook::Ingress(Ingress::Proxy(seat)), _) => seat,
+            _ => Seat::A,
+        })
+    }
+
     /// The mark on the connection.
     #[must_use]
     pub fn mark(&self, key: Option<Key>) -> u32 {
@@ -81,8 +91,8 @@ impl View for Asked<'_> {
         ALL_NODE.contains(&ip)
     }
 
-    fn is_proxy(&self, ip: IpAddr) -> bool {
-        ALL_PROXY.contains(&ip)
+    fn is_proxy(&self, seat: Seat, ip: IpAddr) -> bool {
+        ALL_PROXY.contains(&(seat, ip))
     }
 
     fn tunnel_port(&self) -> u16 {
@@ -90,13 +100,16 @@ impl View for Asked<'_> {
     }
 
     fn memory(&self, _: &Packet) -> Option<Memory> {
-        // A connection that was remembered as both bears both marks; row 3 comes first.
-        if CONN_SKIP.matches(self.mark) {
-            Some(Memory::ConnSkip)
-        } else if PROXY.matches(self.mark) {
-            Some(Memory::Proxy)
-        } else {
-            None
-        }
+        remembered(self.mark)
+    }
+}
+
+/// A connection that was remembered as both bears both marks; row 3 comes first.
+fn remembered(mark: u32) -> Option<Memory> {
+    match mark {
+        mark if CONN_SKIP.matches(mark) => Some(Memory::ConnSkip),
+        mark if PROXY_A.matches(mark) => Some(Memory::Proxy(Seat::A)),
+        mark if PROXY_B.matches(mark) => Some(Memory::Proxy(Seat::B)),
+        _ => None,
     }
 }

@@ -1,7 +1,7 @@
 //! One packet of a conversation: where it meets the node, and what is expected of those who judge it.
 
 use redirect_common::packet::{Packet, Unparsed};
-use redirect_common::policy::{Hook, Ingress, Row};
+use redirect_common::policy::{Hook, Ingress, Row, Seat};
 
 use super::datagram::Datagram;
 use super::flow::ICMP;
@@ -16,6 +16,8 @@ pub enum Place {
     TunnelOut,
     /// It arrives on ztunnel's veth.
     Proxy,
+    /// It arrives on the veth of the ztunnel beside that one.
+    ProxyB,
     /// It arrives on another pod's veth.
     Pod,
     /// It arrives on the node's uplink.
@@ -26,14 +28,16 @@ pub enum Place {
 
 impl Place {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::TunnelIn, Self::TunnelOut, Self::Proxy, Self::Pod, Self::Uplink, Self::Output];
+    pub const ALL: [Self; 7] =
+        [Self::TunnelIn, Self::TunnelOut, Self::Proxy, Self::ProxyB, Self::Pod, Self::Uplink, Self::Output];
 
     /// What the law calls it.
     #[must_use]
     pub const fn hook(self) -> Hook {
         match self {
             Self::TunnelIn | Self::TunnelOut => Hook::Ingress(Ingress::Tunnel),
-            Self::Proxy => Hook::Ingress(Ingress::Proxy),
+            Self::Proxy => Hook::Ingress(Ingress::Proxy(Seat::A)),
+            Self::ProxyB => Hook::Ingress(Ingress::Proxy(Seat::B)),
             Self::Pod | Self::Uplink => Hook::Ingress(Ingress::Other),
             Self::Output => Hook::Output,
         }

@@ -109,7 +109,7 @@ fn it_covers_the_law() {
         .flat_map(|place| {
             let rows: &[Row] = match place {
                 Place::TunnelIn | Place::TunnelOut => &[Row::FromTunnel],
-                Place::Proxy => &[Row::TunnelItself, Row::KnownSkip, Row::ProxyAsClient, Row::ProxyOwn],
+                Place::Proxy | Place::ProxyB => &[Row::TunnelItself, Row::KnownSkip, Row::ProxyAsClient, Row::ProxyOwn],
                 Place::Pod | Place::Uplink => {
                     &[Row::TunnelItself, Row::KnownSkip, Row::KnownProxy, Row::Udp, Row::Outbound, Row::Rest]
                 }

@@ -139,7 +139,9 @@ impl Ledger {
             let own_cookie = cookie == Some(entry.cookie);
             entry.at_client |= own_cookie && self.surroundings.is_at(client, spot);
             entry.at_proxy |= self.surroundings.is_at_proxy(spot);
-            if entry.attempt.proxied && !self.surroundings.is_on_its_way(client, spot, tunnelled) {
+            // A ztunnel resets what it does not know, under the ends that it was sent: it says nothing of the client's, and opens nothing.
+            let speaks = entry.attempt.proxied && !segment.is_bare_reset();
+            if speaks && !self.surroundings.is_on_its_way(client, spot, tunnelled) {
                 let sighting = sighting(own_cookie);
                 note(self.escapes.entry((number, spot.clone(), tunnelled)), sighting);
             }

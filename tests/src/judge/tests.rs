@@ -111,6 +111,18 @@ fn an_answer_by_the_wire_is_one() {
 }
 
 #[test]
+fn a_bare_reset_is_none() {
+    let mut scene = Scene::usual();
+    let spot = Spot { host: NODE.to_owned(), link: "eth0".to_owned() };
+    let reset =
+        |payload| Segment { source: CLIENT, destination: REMOTE_SERVER, flags: flags(0x04), payload, tunnel: None };
+    scene.ledger.see(&spot, true, &reset(b""));
+    assert_eq!(scene.signs(), []);
+    scene.ledger.see(&spot, true, &reset(b"why"));
+    assert_eq!(scene.signs(), [Sign::Ends]);
+}
+
+#[test]
 fn a_tunnel_to_another_place_is_one() {
     let mut scene = Scene::usual();
     scene.see(NODE, "eth0", CLIENT, false, true);

@@ -14,8 +14,9 @@ const ETHERTYPES_VLAN: [u16; 2] = [0x8100, 0x88a8];
 const GENEVE_ETHERNET: u16 = 0x6558;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// `SYN` and `ACK` in the octet of flags (RFC 9293, section 3.1).
+/// `SYN`, `RST` and `ACK` in the octet of flags (RFC 9293, section 3.1).
 const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
 /// A TCP segment on a link.
@@ -31,6 +32,14 @@ pub struct Segment<'a> {
     pub payload: &'a [u8],
     /// The tunnel that it is in.
     pub tunnel: Option<Tunnel>,
+}
+
+impl Segment<'_> {
+    /// Whether it only says that there is no such connection.
+    #[must_use]
+    pub const fn is_bare_reset(&self) -> bool {
+        self.flags.0 & RST != 0 && self.payload.is_empty()
+    }
 }
 
 /// The outside of an encapsulated segment.
@@ -57,7 +66,7 @@ impl Flags {
 /// As tcpdump writes them.
 impl fmt::Display for Flags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = [(SYN, 'S'), (0x01, 'F'), (0x04, 'R'), (0x08, 'P'), (ACK, '.')];
+        let names = [(SYN, 'S'), (0x01, 'F'), (RST, 'R'), (0x08, 'P'), (ACK, '.')];
         names.into_iter().filter(|(bit, _)| self.0 & bit != 0).try_for_each(|(_, name)| write!(f, "{name}"))
     }
 }

@@ -23,6 +23,7 @@ use crate::client::{Session, TIMEOUT};
 use crate::judge::{Judge, Registry};
 use crate::lab::Lab;
 use crate::pods::proxy_logs;
+use crate::ports;
 pub use crate::ports::CLIENT_PORTS;
 use crate::proxy::{Record, read};
 
@@ -31,10 +32,12 @@ use crate::proxy::{Record, read};
 const BRISK: Duration = Duration::from_millis(20);
 /// For what takes minutes.
 const LASTING: Duration = Duration::from_millis(100);
+/// For what has much to do besides, on a machine that may be busy with others too.
+const LEISURELY: Duration = Duration::from_millis(250);
 /// How long a long connection may be silent: what was lost is sent again, and the guest may not run for seconds.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long [`Traffic::wait_for_more`] waits for one connection.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Streams that run until [`Traffic::stop`], or until the value goes.
 #[derive(Debug)]
@@ -56,6 +59,8 @@ enum Proxies {
 #[derive(Debug)]
 struct Shared {
     pause: Duration,
+    /// How long a new connection, and each answer on it, may take.
+    patience: Duration,
     registry: Option<Registry>,
     state: Mutex<State>,
     changed: Condvar,
@@ -68,6 +73,7 @@ struct State {
     /// How many attempts each stream has made.
     made: BTreeMap<&'static str, usize>,
     broken: Vec<Failure>,
+    slowest: (Duration, &'static str),
     standing: Vec<(&'static str, SocketAddrV4)>,
     gave_up: Vec<String>,
 }
@@ -92,7 +98,7 @@ impl Traffic {
 
     fn at(pause: Duration, lab: &Lab, proxy: &str) -> Result<Self> {
         let proxies = Proxies::Of(proxy.to_owned(), lab.proxy_log(proxy));
-        Self::of(lab, &FEW, Shared::new(pause, None), proxies)
+        Self::of(lab, &FEW, Shared::new(pause, TIMEOUT, None), proxies)
     }
 
     /// Starts streams of every kind, of which a judge is told, by whatever proxy. A long connection that breaks is made anew.
@@ -103,8 +109,17 @@ impl Traffic {
     /// The same, of those kinds whose name is wanted.
     pub fn judged_if(lab: &Lab, judge: &Judge, wanted: impl Fn(&str) -> bool) -> Result<Self> {
         let kinds: Vec<_> = ALL.into_iter().filter(|(name, ..)| wanted(name)).collect();
-        let shared = Shared::new(LASTING, Some(judge.registry()));
+        let shared = Shared::new(LASTING, TIMEOUT, Some(judge.registry()));
         Self::of(lab, &kinds, shared, Proxies::In(lab.dir().to_owned()))
+    }
+
+    /// Starts streams of every kind, of which a judge is told, at a pace that leaves the emulated processor to others, and with clients
+    /// that wait for as long as it may be with others. That they had to is on the report. There must be no other traffic: ports may come
+    /// that were used long ago.
+    pub fn judged_leisurely(lab: &Lab, judge: &Judge) -> Result<Self> {
+        ports::renew();
+        let shared = Shared::new(LEISURELY, SILENCE, Some(judge.registry()));
+        Self::of(lab, &ALL, shared, Proxies::In(lab.dir().to_owned()))
     }
 
     fn of(lab: &Lab, kinds: &[Kind], shared: Shared, proxies: Proxies) -> Result<Self> {
@@ -151,7 +166,8 @@ impl Traffic {
         let seen = self.proxies.seen()?;
         let mut state = self.shared.lock();
         let by = |client: SocketAddrV4| seen.get(&SocketAddr::V4(client)).map(|(proxy, _)| proxy.clone());
-        let mut report = Report { gave_up: mem::take(&mut state.gave_up), ..Report::default() };
+        let gave_up = mem::take(&mut state.gave_up);
+        let mut report = Report { gave_up, slowest: state.slowest, ..Report::default() };
         report.standing = state.standing.drain(..).map(|(stream, client)| (stream, by(client))).collect();
         report.broken = mem::take(&mut state.broken);
         for Tried { stream, client, outcome } in mem::take(&mut state.attempts) {
@@ -199,8 +215,8 @@ impl Proxies {
 }
 
 impl Shared {
-    fn new(pause: Duration, registry: Option<Registry>) -> Self {
-        Self { pause, registry, state: Mutex::default(), changed: Condvar::new() }
+    fn new(pause: Duration, patience: Duration, registry: Option<Registry>) -> Self {
+        Self { pause, patience, registry, state: Mutex::default(), changed: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -217,10 +233,13 @@ impl Shared {
     fn connect(&self, stream: &Stream) -> Result<(SocketAddrV4, Result<Session, Failure>)> {
         let (client, cookie) = stream.ticket(self.registry.as_ref())?;
         let begun = Instant::now();
-        let outcome = stream.connect(client, cookie);
+        let outcome = stream.connect(client, cookie, self.patience);
         if let (Ok(_), Some(cookie), Some(registry)) = (&outcome, cookie, &self.registry) {
             registry.came_about(cookie);
         }
+        let mut state = self.lock();
+        state.slowest = state.slowest.max((begun.elapsed(), stream.name));
+        drop(state);
         Ok((client, outcome.map_err(|error| failure(stream, client, begun, &error))))
     }
 

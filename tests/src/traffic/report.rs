@@ -1,6 +1,7 @@
 //! What became of all connections, by what client, server and proxies saw.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
@@ -17,6 +18,8 @@ pub struct Report {
     pub astray: Vec<String>,
     /// Long connections that broke, and why.
     pub broken: Vec<Failure>,
+    /// How long the slowest new connection took, until its first answer, and of which stream it was.
+    pub slowest: (Duration, &'static str),
     /// What ended a stream before its time; then nothing is shown for the time after.
     pub gave_up: Vec<String>,
     /// Long connections that stood in the end: the stream, and the pod whose proxy each goes through.

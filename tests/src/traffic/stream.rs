@@ -1,6 +1,7 @@
 //! Who speaks with whom, what the proxy must see of it, and one connection of it.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
@@ -70,9 +71,9 @@ impl Stream {
         Ok((client, registry.map(|registry| registry.register(attempt()))))
     }
 
-    /// Connects, checks who answers, and that bytes come back.
-    pub(super) fn connect(&self, client: SocketAddrV4, cookie: Option<Cookie>) -> Result<Session> {
-        let mut session = Session::open_from(&self.netns, self.to, client)?;
+    /// Connects, checks who answers, and that bytes come back; each of it may take so long.
+    pub(super) fn connect(&self, client: SocketAddrV4, cookie: Option<Cookie>, patience: Duration) -> Result<Session> {
+        let mut session = Session::open_from(&self.netns, self.to, client, patience)?;
         if let Some(cookie) = cookie {
             session.bear(cookie);
         }

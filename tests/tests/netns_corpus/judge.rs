@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use redirect_common::packet::UDP;
-use redirect_common::policy::Row;
+use redirect_common::policy::{Row, Verdict};
 use redirect_lab::corpus::{Connection, Conversation, Flow, NODE, OUTSIDE, Oracle, Place, Rules, Step};
 
 use crate::net::{Net, connection_name};
@@ -116,18 +116,18 @@ fn compare(net: &Net, oracle: &mut Oracle, step: &Step, seen: &[Seen]) -> Option
     if step.anew {
         oracle.forget(key);
     }
-    let row = step.rules_row();
-    if let Some(row) = row {
-        oracle.remember(key, &row.verdict());
+    let verdict = step.rules_row().map(|row| oracle.verdict(row, step.place.hook(), key));
+    if let Some(verdict) = &verdict {
+        oracle.remember(key, verdict);
     }
-    let (row, seen) = match (row, seen) {
+    let (Verdict { row, mark, .. }, seen) = match (verdict, seen) {
         (None, []) => return None,
         (Some(_), []) if step.rules == Rules::AsLawOrDropped => return None,
-        (Some(row), [seen]) => (row, seen),
-        (row, _) => return Some(format!("seen {} times, expected {row:?}", seen.len())),
+        (Some(verdict), [seen]) => (verdict, seen),
+        (verdict, _) => return Some(format!("seen {} times, expected {verdict:?}", seen.len())),
     };
     let before = net.setup.foreign | step.mark;
-    let mark = row.verdict().mark.map_or(before, |mark| mark.apply(before));
+    let mark = mark.map_or(before, |mark| mark.apply(before));
     let connection = match step.connection {
         Connection::Unspecified => seen.prefix.clone(),
         Connection::Untracked => connection_name(None),

@@ -16,7 +16,7 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 use nix::unistd::Pid;
-use redirect_common::names::{CONN_SKIP, OUTBOUND, PROXY, PROXY_RETURN, SET_PODS, SKIP};
+use redirect_common::names::{CONN_SKIP, OUTBOUND, PROXY_A, PROXY_B, PROXY_RETURN, SET_PODS, SKIP};
 use redirect_lab::command::Cmd;
 use redirect_lab::corpus::{MESHED, MESHED_B, NODE, NODE_B};
 
@@ -116,11 +116,14 @@ impl Net {
 /// What a connection's mark is called, and the condition under which it is that. Exactly one holds for a packet. (NFLOG can
 /// tell of connections by itself, but only in a kernel with `NETFILTER_NETLINK_GLUE_CT`.)
 fn watched(foreign: u32) -> Vec<(String, String)> {
-    let known = [0, CONN_SKIP.value(), PROXY.value(), CONN_SKIP.value() | PROXY.value()].map(|mark| mark | foreign);
-    let is = known.map(|mark| (connection_name(Some(mark)), format!("-m connmark --mark {mark:#x}")));
-    let other = known.map(|mark| format!("-m connmark ! --mark {mark:#x}")).join(" ");
+    let skip = CONN_SKIP.value();
+    let proxies = [PROXY_A, PROXY_B].map(|mark| [mark.value(), mark.value() | skip]).concat();
+    let known: Vec<_> = [0, skip].into_iter().chain(proxies).map(|mark| mark | foreign).collect();
+    let other: Vec<_> = known.iter().map(|mark| format!("-m connmark ! --mark {mark:#x}")).collect();
+    let other = other.join(" ");
+    let is = known.into_iter().map(|mark| (connection_name(Some(mark)), format!("-m connmark --mark {mark:#x}")));
     let none = (connection_name(None), "-m conntrack --ctstate INVALID,UNTRACKED".to_owned());
-    is.into_iter().chain([none, ("other".to_owned(), other)]).collect()
+    is.chain([none, ("other".to_owned(), other)]).collect()
 }
 
 /// What a connection with this mark is called, or no connection.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use redirect_lab::binaries;
 use redirect_lab::command::Cmd;
-use redirect_lab::corpus::PROXY;
+use redirect_lab::corpus::{PROXY, PROXY_B};
 
 use crate::setup::Setup;
 
@@ -18,7 +18,7 @@ pub(crate) fn of_agent(setup: Setup) -> Result<String> {
     };
     let port = setup.tunnel_port.to_string();
     Cmd::new(agent)
-        .args(["rules", "--proxy-ip", &PROXY.to_string(), "--tunnel-port", &port])
+        .args(["rules", "--proxy-ip", &PROXY.to_string(), "--proxy-ip", &PROXY_B.to_string(), "--tunnel-port", &port])
         .args(setup.agent_args())
         .run()
 }

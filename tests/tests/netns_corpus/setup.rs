@@ -37,6 +37,8 @@ pub(crate) struct Interface {
 
 /// ztunnel's host-side veth.
 const PROXY: Interface = Interface { name: "vethz", mac: [2, 0, 0, 0, 1, 1] };
+/// The host-side veth of the ztunnel beside it.
+const PROXY_B: Interface = Interface { name: "vethy", mac: [2, 0, 0, 0, 1, 7] };
 /// Another pod's, or the bridge of all.
 const POD: Interface = Interface { name: "vethp", mac: [2, 0, 0, 0, 1, 2] };
 const UPLINK: Interface = Interface { name: "eth0", mac: [2, 0, 0, 0, 1, 3] };
@@ -46,11 +48,12 @@ const TUNNEL_OUT: Interface = Interface { name: ISTIOOUT.node_link, mac: [2, 0, 
 pub(crate) const SINK: Interface = Interface { name: "sink", mac: [2, 0, 0, 0, 1, 6] };
 
 /// All of them.
-pub(crate) const INTERFACES: [Interface; 6] = [PROXY, POD, UPLINK, TUNNEL_IN, TUNNEL_OUT, SINK];
+pub(crate) const INTERFACES: [Interface; 7] = [PROXY, PROXY_B, POD, UPLINK, TUNNEL_IN, TUNNEL_OUT, SINK];
 
 /// ztunnel's MAC address; the others' differ in the last byte only.
 const PROXY_MAC: [u8; 6] = [2, 0, 0, 0, 2, 1];
 const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 2, 2];
+const PROXY_B_MAC: [u8; 6] = [2, 0, 0, 0, 2, 3];
 
 impl Setup {
     /// The interface where packets of `place` arrive, and the MAC address that they come from; `None` for those that
@@ -61,20 +64,22 @@ impl Setup {
             (Place::TunnelOut, _) => Some((TUNNEL_OUT, OTHER_MAC)),
             (Place::Proxy, Veth::Own) => Some((PROXY, PROXY_MAC)),
             (Place::Proxy, Veth::Bridged) => Some((POD, PROXY_MAC)),
+            (Place::ProxyB, Veth::Own) => Some((PROXY_B, PROXY_B_MAC)),
+            (Place::ProxyB, Veth::Bridged) => Some((POD, PROXY_B_MAC)),
             (Place::Pod, _) => Some((POD, OTHER_MAC)),
             (Place::Uplink, _) => Some((UPLINK, OTHER_MAC)),
             (Place::Output, _) => None,
         }
     }
 
-    /// How the agent is told of ztunnel's plumbing.
+    /// How the agent is told of both ztunnels' plumbing.
     pub(crate) fn agent_args(self) -> Vec<String> {
-        match self.veth {
-            Veth::Own => vec!["--proxy-veth".to_owned(), PROXY.name.to_owned()],
-            Veth::Bridged => {
-                ["--proxy-veth", POD.name, "--proxy-mac", &mac(PROXY_MAC)].map(str::to_owned).into_iter().collect()
-            }
-        }
+        let both = [(PROXY, PROXY_MAC), (PROXY_B, PROXY_B_MAC)];
+        let args = both.map(|(interface, address)| match self.veth {
+            Veth::Own => format!("--proxy-veth={}", interface.name),
+            Veth::Bridged => format!("--proxy-veth={} --proxy-mac={}", POD.name, mac(address)),
+        });
+        args.join(" ").split(' ').map(str::to_owned).collect()
     }
 }
 

@@ -24,6 +24,9 @@ const MORE_PERCENT: u64 = 10;
 const MORE: u64 = 2048;
 
 impl Held {
+    /// Of a figure that it is.
+    pub(crate) const COLUMNS: &str = "descriptors | maps | programs | links | resident KiB";
+
     pub(crate) fn by(lab: &Lab) -> Result<Self> {
         let process = format!("/proc/{}", lab.agent().context("there is no agent")?.pid);
         Ok(Self {
@@ -46,7 +49,7 @@ impl Held {
 impl fmt::Display for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { descriptors, maps, programs, links, resident } = self;
-        write!(f, "{descriptors} descriptors, {maps} maps, {programs} programs, {links} links, {resident} KiB")
+        write!(f, "{descriptors} | {maps} | {programs} | {links} | {resident}")
     }
 }
 

@@ -44,7 +44,8 @@ fn what_comes_and_goes_leaves_nothing_behind() -> Result<()> {
     round(&lab, &mut world, &residents)?;
     empty(&lab, &mut world, &residents)?;
     let (held, stood) = (Held::by(&lab)?, stands(&lab)?);
-    println!("before: {held}");
+    println!("@columns churn | when | changes | {}", Held::COLUMNS);
+    println!("@figure churn | before | 0 | {held}");
     for turn in 1..=changes() / ROUND {
         checks.check(&format!("{} changes", turn * ROUND), || round(&lab, &mut world, &residents));
     }
@@ -63,7 +64,7 @@ fn what_comes_and_goes_leaves_nothing_behind() -> Result<()> {
             held.is_no_less_than(&after)?;
             Ok(after)
         })?;
-        println!("after: {after}");
+        println!("@figure churn | after | {} | {after}", changes());
         Ok(())
     });
     checks.check("a cleanup leaves nothing", || {

@@ -14,6 +14,8 @@ use crate::workspace::Workspace;
 use crate::{process, progress, remap};
 
 const PACKAGE: &str = "redirect-ebpf";
+/// The feature that makes maps another version's.
+pub(crate) const OTHER_LAYOUT: &str = "other-layout";
 const TARGET: &str = if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
 
 /// Installs what [`build`] needs and the machine lacks.
@@ -23,15 +25,24 @@ pub(crate) fn prepare(workspace: &Workspace) -> Result<()> {
 
 /// Builds it and returns where it is.
 pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
+    build_as(workspace, PACKAGE, &[])
+}
+
+/// The same with maps of another layout, for the tests of upgrades.
+pub(crate) fn build_other(workspace: &Workspace) -> Result<PathBuf> {
+    build_as(workspace, &format!("{PACKAGE}-other"), &["--features", OTHER_LAYOUT])
+}
+
+fn build_as(workspace: &Workspace, name: &str, features: &[&str]) -> Result<PathBuf> {
     let (toolchain, linker) = find_or_install(workspace)?;
-    progress::say(format!("building the BPF object with {toolchain}"));
+    progress::say(format!("building the BPF object {name} with {toolchain}"));
     let built = workspace.cache("ebpf")?;
     let mut command = toolchain.cargo();
     command.current_dir(workspace.root().join(PACKAGE)).args(["build", "--release", "-Z", "build-std=core"]);
-    command.args(["--target", TARGET]).arg("--target-dir").arg(&built);
+    command.args(["--target", TARGET]).arg("--target-dir").arg(&built).args(features);
     command.env("CARGO_ENCODED_RUSTFLAGS", flags(workspace, &linker)?.join("\u{1f}"));
     process::run(&mut command)?;
-    let object = workspace.cache("bpf")?.join(format!("{PACKAGE}.o"));
+    let object = workspace.cache("bpf")?.join(format!("{name}.o"));
     copy_if_changed(&built.join(TARGET).join("release").join(PACKAGE), &object)?;
     Ok(object)
 }

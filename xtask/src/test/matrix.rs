@@ -134,6 +134,11 @@ fn one_kernel(workspace: &Workspace, kernel: &Kernel, programs: &Programs, job: 
     run.finish()
 }
 
+/// Where everything is that a kernel's guest writes.
+pub(super) fn log_path(workspace: &Workspace, log: &str, kernel: &str) -> Result<PathBuf> {
+    Ok(workspace.cache("vm/logs")?.join(format!("{log}-{kernel}.log")))
+}
+
 /// What is known of one kernel's suites.
 struct Run<'a> {
     kernel: &'static str,
@@ -148,7 +153,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(workspace: &Workspace, kernel: &'static str, suites: &'a [Suite], log: &str) -> Result<Self> {
-        let log_path = workspace.cache("vm/logs")?.join(format!("{log}-{kernel}.log"));
+        let log_path = log_path(workspace, log, kernel)?;
         let log = File::create(&log_path).with_context(|| format!("create {}", log_path.display()))?;
         let (splitter, since) = (Splitter::default(), Instant::now());
         Ok(Self { kernel, suites, log, log_path, splitter, since, ended: 0, totals: Totals::default() })

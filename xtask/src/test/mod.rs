@@ -8,6 +8,7 @@ mod image;
 mod kubernetes;
 mod libtest;
 mod matrix;
+mod report;
 mod resilience;
 mod suites;
 mod totals;
@@ -50,6 +51,9 @@ pub(crate) struct Arguments {
     /// Everything as often as it is asked for, on every kernel; that takes hours (part resilience)
     #[arg(long)]
     long: bool,
+    /// Writes what was measured to docs/resilience.md (part resilience)
+    #[arg(long)]
+    report: bool,
 }
 
 impl Arguments {

@@ -1,12 +1,14 @@
 //! Suites that break, restart and replace things under traffic, while a judge watches for escapes: those named `resilience_*`. They are run
 //! by themselves, in guests only, because each takes minutes.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 
 use super::Arguments;
 use super::matrix::{self, Equipment, Job};
+use super::report;
 use super::suites::{self, Breadth, Program, SHORT_STEP};
 use super::totals::Totals;
 use crate::kernels::MATRIX;
@@ -21,16 +23,22 @@ const LONG_DEADLINE: Duration = Duration::from_hours(8);
 
 /// Runs them all: each in both modes, in the short form on one kernel each, else on every kernel that is wanted.
 pub(super) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
+    // First: the other one, which is put in the same place, is not the one to stay there.
+    let other = programs::build_other(workspace)?;
     let built = programs::build(workspace)?;
     let tests = suites::build(workspace, suites::RESILIENCE)?.into_iter().filter(Program::is_for_resilience);
     let tests: Vec<Program> = tests.filter(|program| program.is_like(&arguments.suite)).collect();
     let job = |place: usize| Job {
         series: MATRIX[place],
         suites: arguments.suites(&tests, breadth(arguments, place)),
-        equipment: equipment(arguments.long),
+        equipment: equipment(arguments.long, &other),
     };
     let jobs: Vec<Job> = places(arguments).into_iter().map(job).collect();
-    matrix::run(workspace, &built, &jobs)
+    let totals = matrix::run(workspace, &built, &jobs)?;
+    if arguments.report {
+        report::write(workspace, &jobs, if arguments.long { "long" } else { "short" })?;
+    }
+    Ok(totals)
 }
 
 /// Who asks for a mode or a kernel gets all of it.
@@ -47,8 +55,8 @@ fn places(arguments: &Arguments) -> Vec<usize> {
     (0..MATRIX.len()).filter(wanted).collect()
 }
 
-fn equipment(long: bool) -> Equipment {
-    let usual = Equipment { log: "resilience".to_owned(), ..Equipment::default() };
+fn equipment(long: bool, other: &Path) -> Equipment {
+    let usual = Equipment { log: "resilience".to_owned(), copies: vec![other.to_owned()], ..Equipment::default() };
     if long {
         let variables = vec![(LONG, "1".to_owned())];
         Equipment { variables, seconds: LONG_SECONDS, deadline: LONG_DEADLINE, ..usual }

@@ -105,8 +105,13 @@ fn evidence(backend: Backend) -> anyhow::Result<Evidence> {
         .filter_map(|line| line.strip_prefix(':'))
         .any(|chain| HINTS.iter().any(|hint| chain.split_whitespace().next() == Some(hint)));
     // Our own rules say nothing of the host.
-    let rules = save.lines().filter(|line| line.starts_with("-A ") && !line.contains(CHAIN_PREFIX));
+    let rules = save.lines().filter(|line| line.starts_with("-A ") && !is_ours(line));
     Ok(Evidence { hinted, rules: rules.count() })
+}
+
+/// Whether a rule, as it stands behind `-A ` in what `iptables-save` prints, is in a chain of ours or leads into one.
+pub(crate) fn is_ours(rule: &str) -> bool {
+    rule.split_whitespace().any(|word| word.starts_with(CHAIN_PREFIX))
 }
 
 /// Asking legacy iptables for its rules creates its tables; the kernel's own list tells without that.

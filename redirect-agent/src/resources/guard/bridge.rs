@@ -20,8 +20,8 @@ pub(crate) struct Guard {
     pub(crate) bridges: BTreeMap<String, GuardedBridge>,
     /// MAC addresses of all bridges of the node: what is sent to them is routed already.
     pub(crate) gateways: BTreeSet<Mac>,
-    /// ztunnel's port and MAC address, when it is behind a bridge.
-    pub(crate) proxy: Option<(String, Mac)>,
+    /// Port and MAC address of every ztunnel that is behind a bridge.
+    pub(crate) proxies: Vec<(String, Mac)>,
 }
 
 /// A bridge that has meshed pods.
@@ -48,7 +48,7 @@ pub(super) fn render(guard: &Guard) -> String {
     }
     let _ = writeln!(text, "{}", set("gateways", "ether_addr", guard.gateways.iter().map(|gateway| mac(*gateway))));
     text.push_str("chain prerouting {\ntype filter hook prerouting priority -300; policy accept;\n");
-    if let Some((port, address)) = &guard.proxy {
+    for (port, address) in &guard.proxies {
         let _ = writeln!(text, "iifname != \"{port}\" ether saddr {} drop", mac(*address));
     }
     for (name, bridge) in &guard.bridges {
@@ -85,7 +85,7 @@ mod tests {
         let guard = Guard {
             bridges: BTreeMap::from([("cni0".to_owned(), bridge)]),
             gateways: BTreeSet::from([[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 9]]),
-            proxy: Some(("vethz".into(), [2, 0, 0, 0, 0, 5])),
+            proxies: vec![("vethz".into(), [2, 0, 0, 0, 0, 5])],
         };
         let printed = "table bridge ztunnel { set pods-cni0 { type ipv4_addr elements = { 10.244.1.5, 10.244.1.6 } } \
             set gateways { type ether_addr elements = { 02:00:00:00:00:01, 02:00:00:00:00:09 } } \

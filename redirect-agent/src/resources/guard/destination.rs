@@ -17,7 +17,7 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-use redirect_common::names::{BRIDGE_TABLE, ISTIOIN, ISTIOOUT, OUTBOUND, PROXY_RETURN, SKIP};
+use redirect_common::names::{BRIDGE_TABLE, ISTIOIN, ISTIOOUT, Mark, OUTBOUND, PROXY_RETURN, SKIP};
 
 /// The way to ztunnel, or where it was.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,30 +28,34 @@ pub(crate) struct Way {
     pub(crate) port: u16,
     /// The node's device that leads there.
     pub(crate) device: String,
+    /// The mark of what is on its way back to it.
+    pub(crate) answers: Mark,
 }
 
 /// The table as `nft -nn list` prints it: protocol 6 is TCP, direction 0 the original one, address type 2 local; state 0x8 is
 /// new, 0x1 invalid, 0x40 untracked.
-pub(super) fn render(way: Option<&Way>) -> String {
-    let elsewhere = way.map(|way| format!("oifname != \"{}\" ", way.device)).unwrap_or_default();
+pub(super) fn render(ways: &[Way]) -> String {
     let mut contain = String::new();
-    if let Some(Way { proxy, port, .. }) = way {
-        let _ = write!(
-            contain,
-            "chain contain {{
-type filter hook output priority 0; policy accept;
-ip daddr {proxy} udp dport {port} {elsewhere}drop
-}}
-"
-        );
+    let mut answers = String::new();
+    // What ztunnel sends to a virtual address of ipvs is sent on as if by the node, in its own name: row 4 gives it the second mark
+    // there, and the first one, which its rule asks ahead of the other's, stays.
+    let answering = |mark: Mark| {
+        let (mask, value) = (SKIP.mask() | mark.mask(), mark.value());
+        format!("ip protocol 6 meta mark & {mask:#010x} == {value:#010x}")
+    };
+    for Way { proxy, port, device, answers: mark } in ways {
+        let _ = writeln!(contain, "ip daddr {proxy} udp dport {port} oifname != \"{device}\" drop");
+        let _ = writeln!(answers, "{} oifname != \"{device}\" drop", answering(*mark));
+    }
+    if ways.is_empty() {
+        let _ = writeln!(answers, "{} drop", answering(PROXY_RETURN));
+    } else {
+        contain = format!("chain contain {{\ntype filter hook output priority 0; policy accept;\n{contain}}}\n");
     }
     let (table, hidden) = (BRIDGE_TABLE, ISTIOOUT.proxy_addr);
     let (into, out) = (ISTIOIN.node_link, ISTIOOUT.node_link);
     let [outbound, back] = [OUTBOUND, PROXY_RETURN].map(|mark| format!("& {0:#010x} == {0:#010x}", mark.value()));
     let (bit, both) = (OUTBOUND.value(), OUTBOUND.mask() | PROXY_RETURN.mask());
-    // What ztunnel sends to a virtual address of ipvs is sent on as if by the node, in its own name: row 4 gives it the second mark
-    // there, and the first one, which its rule asks ahead of the other's, stays.
-    let returning = format!("& {:#010x} == {:#010x}", SKIP.mask() | PROXY_RETURN.mask(), PROXY_RETURN.value());
     format!(
         "table ip {table} {{
 chain hide {{
@@ -76,8 +80,7 @@ meta mark & {both:#010x} != 0x00000000 ct state 0x1,0x40 fib daddr type 2 drop
 chain reveal {{
 type filter hook postrouting priority -300; policy accept;
 ip protocol 6 meta mark {outbound} oifname != \"{out}\" drop
-ip protocol 6 meta mark {returning} {elsewhere}drop
-ct mark {outbound} ct direction 0 ip daddr {hidden} ip daddr set ct reply ip saddr
+{answers}ct mark {outbound} ct direction 0 ip daddr {hidden} ip daddr set ct reply ip saddr
 }}
 {contain}}}
 "
@@ -86,12 +89,15 @@ ct mark {outbound} ct direction 0 ip daddr {hidden} ip daddr set ct reply ip sad
 
 #[cfg(test)]
 mod tests {
+    use redirect_common::names::{PROXY_RETURN_A, PROXY_RETURN_B};
+
     use super::super::squeeze;
     use super::*;
 
     #[test]
     fn reads_as_nft_prints_it() {
-        let way = Way { proxy: Ipv4Addr::new(10, 244, 1, 6), port: 6081, device: "veth1".to_owned() };
+        let way =
+            Way { proxy: Ipv4Addr::new(10, 244, 1, 6), port: 6081, device: "veth1".to_owned(), answers: PROXY_RETURN };
         let printed = "table ip ztunnel { \
             chain hide { ct mark set ct mark | 0x00000100 ip daddr set 192.168.127.2 accept } \
             chain destination { type nat hook prerouting priority -101; policy accept; \
@@ -109,9 +115,24 @@ mod tests {
             ct mark & 0x00000100 == 0x00000100 ct direction 0 ip daddr 192.168.127.2 ip daddr set ct reply ip saddr } \
             chain contain { type filter hook output priority 0; policy accept; \
             ip daddr 10.244.1.6 udp dport 6081 oifname != \"veth1\" drop } }";
-        assert_eq!(squeeze(&render(Some(&way))), printed);
+        assert_eq!(squeeze(&render(std::slice::from_ref(&way))), printed);
+        let [a, b] = [(1, "veth1", PROXY_RETURN_A), (2, "veth2", PROXY_RETURN_B)].map(|(last, device, answers)| Way {
+            proxy: Ipv4Addr::new(10, 244, 1, last),
+            device: device.to_owned(),
+            answers,
+            ..way.clone()
+        });
+        let both = squeeze(&render(&[a, b]));
+        for rule in [
+            "ip protocol 6 meta mark & 0x00000250 == 0x00000040 oifname != \"veth1\" drop \
+             ip protocol 6 meta mark & 0x00000250 == 0x00000050 oifname != \"veth2\" drop ct mark",
+            "ip daddr 10.244.1.1 udp dport 6081 oifname != \"veth1\" drop \
+             ip daddr 10.244.1.2 udp dport 6081 oifname != \"veth2\" drop } }",
+        ] {
+            assert!(both.contains(rule), "{both}");
+        }
         // Without a ztunnel nothing may be on its way to it.
-        let none = squeeze(&render(None));
+        let none = squeeze(&render(&[]));
         assert!(none.contains("ip protocol 6 meta mark & 0x00000240 == 0x00000040 drop") && !none.contains("contain"));
     }
 }

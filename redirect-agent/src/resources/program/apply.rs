@@ -14,7 +14,7 @@ use crate::kernel::netlink::{Netlink, NetlinkError};
 use crate::kernel::tc::filter::{self, Slot};
 use crate::kernel::tc::qdisc::{self, Qdisc};
 use crate::kernel::tc::tcx;
-use crate::resources::ledger::Kind;
+use crate::resources::ledger::{Kind, NOTHING};
 
 /// Brings every place to what is `desired`, and then removes the qdiscs that nobody needs any more.
 pub(super) fn apply(
@@ -28,31 +28,42 @@ pub(super) fn apply(
     put_queues_back(context)?;
     let places: BTreeSet<Place> = desired.keys().copied().chain(observed.places()).collect();
     for place in places {
-        let name = desired.get(&place).copied();
-        let identity = name.and_then(|name| attach.programs?.get(name));
-        let wanted = name.zip(identity).map(|(name, identity)| Wanted { name, identity, kind: attach.kind });
-        if let (Some(name), None) = (name, wanted) {
-            // What stands there stays.
-            context.ledger.problem(format!("program {name}"), "is not loaded");
-            continue;
-        }
-        if wanted.is_some() && !attach.swap && observed.stands(place) {
-            continue;
-        }
-        for step in observed.steps(place, wanted) {
-            if !take(context, place, step, attach)? {
-                break;
-            }
-            if step == Step::AddQdisc {
-                observed.qdiscs.insert(place.index, Qdisc::Clsact);
-            }
-        }
+        stand(context, place, desired.get(&place).copied(), attach, &mut observed)?;
     }
     let needed: BTreeSet<u32> = match attach.kind {
         AttachKind::Clsact => desired.keys().map(|place| place.index).collect(),
         AttachKind::Tcx => BTreeSet::new(),
     };
     remove_qdiscs(context, &observed, &needed)
+}
+
+/// Has the program called `name` stand at `place`, or none of ours.
+pub(super) fn stand(
+    context: &mut Context<'_>,
+    place: Place,
+    name: Option<&'static str>,
+    attach: &Attach<'_>,
+    observed: &mut Observed,
+) -> anyhow::Result<()> {
+    let identity = name.and_then(|name| attach.programs?.get(name));
+    let wanted = name.zip(identity).map(|(name, identity)| Wanted { name, identity, kind: attach.kind });
+    if let (Some(name), None) = (name, wanted) {
+        // What stands there stays.
+        context.ledger.problem(format!("program {name}"), "is not loaded");
+        return Ok(());
+    }
+    if wanted.is_some() && !attach.swap && observed.stands(place) {
+        return Ok(());
+    }
+    for step in observed.steps(place, wanted) {
+        if !take(context, place, step, attach)? {
+            break;
+        }
+        if step == Step::AddQdisc {
+            observed.qdiscs.insert(place.index, Qdisc::Clsact);
+        }
+    }
+    Ok(())
 }
 
 /// Whether the step was taken. What fails because the device has gone is not a failure.
@@ -74,7 +85,13 @@ fn take(context: &mut Context<'_>, place: Place, step: Step, attach: &Attach<'_>
         Step::Unlink => (Kind::Program, format!("on {at} (tcx)"), "detached"),
         Step::Refuse { name, .. } => (Kind::Program, format!("{name} on {at}"), "attached"),
     };
-    Ok(context.ledger.book(kind, &object, what, outcome))
+    let found = match step {
+        Step::AddQdisc | Step::AddFilter { .. } | Step::AddLink { .. } | Step::Refuse { .. } => NOTHING,
+        Step::SwapFilter { .. } | Step::SwapLink { .. } => "another program",
+        Step::DeleteFilter { .. } => "a filter that is not wanted",
+        Step::Unlink => "a link that is not wanted, or dead",
+    };
+    Ok(context.ledger.mend(kind, &object, found, what, outcome))
 }
 
 fn is_gone(context: &mut Context<'_>, index: u32) -> anyhow::Result<bool> {

@@ -42,7 +42,7 @@ fn proxy_anywhere(script: &mut Script) {
             for place in Place::ALL {
                 let row = match place {
                     Place::TunnelIn | Place::TunnelOut => Row::FromTunnel,
-                    Place::Proxy => Row::ProxyAsClient,
+                    Place::Proxy | Place::ProxyB => Row::ProxyAsClient,
                     _ => Row::KnownProxy,
                 };
                 t.packet(&format!("data on {place:?}"), place, flow.data(), row);

@@ -12,6 +12,7 @@ mod node;
 mod outbound;
 mod protocols;
 mod proxy;
+mod seats;
 mod shapes;
 mod tunnel;
 mod udp;
@@ -24,6 +25,7 @@ pub(super) fn add_all(script: &mut Script) {
     inbound::add(script);
     unmeshed::add(script);
     proxy::add(script);
+    seats::add(script);
     node::add(script);
     udp::add(script);
     icmp::add(script);

@@ -81,6 +81,8 @@ fn places(script: &mut Script) {
         Place::ALL.map(|place| match place {
             Place::TunnelIn | Place::TunnelOut => tunnel,
             Place::Proxy => proxy,
+            // Whatever is the first one's address is a client's here.
+            Place::ProxyB => Row::ProxyAsClient,
             Place::Pod | Place::Uplink => other,
             Place::Output => output,
         })

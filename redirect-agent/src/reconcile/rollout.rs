@@ -1,0 +1,95 @@
+//! One ztunnel follows another while the other still runs. The new one's side and its rows stand, and have been read back, before
+//! anything points to it; what the former began goes on with it until it ends, or until a time has passed.
+//!
+//! What has to survive this agent is on record: who is on which seat, and until when the former drains.
+
+use nix::time::{ClockId, clock_gettime};
+
+use super::apply::Place;
+use super::attempt::Run;
+use super::{Programmed, Reconciler, events};
+use crate::enrol::Cluster;
+use crate::kernel::netns::Netns;
+use crate::plan::Plan;
+use crate::proxy::{self, Proxy};
+use crate::resources::ledger::Ledger;
+
+/// Who the node turns to.
+pub(super) struct Turn {
+    pub(super) to: Option<Programmed>,
+    /// What stands, where it is all but turned.
+    pub(super) beside: Option<Plan>,
+}
+
+impl Reconciler {
+    /// Ends the drain of a former ztunnel when it has ended itself, or when its time is over.
+    pub(super) fn look_after_drain(&mut self, cluster: &Cluster) -> anyhow::Result<()> {
+        let Some(draining) = self.record.draining().cloned() else {
+            self.draining = None;
+            return Ok(());
+        };
+        let held = self.draining.take().filter(|netns| netns.id() == draining.proxy.netns);
+        self.draining = self.still_runs(cluster, &draining.proxy, held)?;
+        let reason = match &self.draining {
+            None => "it has ended",
+            Some(_) if now()? >= draining.until => "its time is over",
+            Some(_) => return Ok(()),
+        };
+        tracing::info!(name = draining.proxy.name, reason, "a former ztunnel drains no more");
+        self.draining = None;
+        self.record.end_drain()
+    }
+
+    /// Has `next` be the one that the node's plan is for. If it follows another, all that it needs on the node stands before that, and
+    /// the other drains. Gives back who it is to be: not `next` when that could not be done, which is tried again.
+    pub(super) fn turn_to(&mut self, run: Run<'_>, next: Programmed, ledger: &mut Ledger) -> anyhow::Result<Turn> {
+        let Some(former) = self.record.proxy().filter(|former| former.netns != next.proxy.netns).cloned() else {
+            self.record.set_proxy(&next.proxy, run.node_ip)?;
+            return Ok(Turn { to: Some(next), beside: None });
+        };
+        let seat_is_taken = self.record.draining().is_some_and(|draining| draining.proxy.netns != next.proxy.netns);
+        if seat_is_taken {
+            tracing::info!("a former ztunnel drains no more: a third one needs its seat");
+            self.record.end_drain()?;
+        }
+        let (mut former, before) = (self.take_former(run.cluster, &former)?, ledger.problems.len());
+        if seat_is_taken {
+            // First the seat is nobody's: what is left on it comes to the one that stands, which resets it. From one whose veth is not known
+            // yet, pods would not take a reset.
+            self.converge_node(run, former.as_mut(), None, ledger)?;
+        }
+        let plan = self.converge_node(run, former.as_mut(), Some(&next.proxy), ledger)?;
+        if ledger.problems.len() > before {
+            return Ok(Turn { to: former, beside: None });
+        }
+        let until = now()?.saturating_add(self.config.drain_timeout.as_secs());
+        self.record.follow(&next.proxy, run.node_ip, former.is_some().then_some(until))?;
+        self.draining = former.map(|former| former.netns);
+        Ok(Turn { to: Some(next), beside: Some(plan) })
+    }
+
+    /// The ztunnel that is to be followed, if it still runs. After a restart it is on record only.
+    fn take_former(&mut self, cluster: &Cluster, former: &Proxy) -> anyhow::Result<Option<Programmed>> {
+        let held = self.programmed.take().filter(|programmed| programmed.proxy == *former);
+        let Some(netns) = self.still_runs(cluster, former, held.map(|programmed| programmed.netns))? else {
+            return Ok(None);
+        };
+        let events = events::watch(&netns, Place::Proxy, &self.doorbell)?;
+        Ok(Some(Programmed { proxy: former.clone(), netns, _events: events }))
+    }
+
+    /// The namespace of a ztunnel whose pod is there and which is where it was.
+    fn still_runs(&mut self, cluster: &Cluster, proxy: &Proxy, held: Option<Netns>) -> anyhow::Result<Option<Netns>> {
+        let runs = cluster.pods.iter().any(|pod| pod.uid == proxy.uid && !pod.ended);
+        if !runs || cluster.has_given_away(proxy) {
+            return Ok(None);
+        }
+        let Some(mut netns) = held.or_else(|| proxy::find(self.node.id(), proxy.netns)) else { return Ok(None) };
+        Ok(proxy::still_there(&mut self.node, &mut netns, proxy)?.then_some(netns))
+    }
+}
+
+/// Seconds since boot, those of sleep among them: the record is of one boot.
+fn now() -> anyhow::Result<u64> {
+    Ok(u64::try_from(clock_gettime(ClockId::CLOCK_BOOTTIME)?.tv_sec())?)
+}

@@ -1,0 +1,175 @@
+//! Whatever of the datapath somebody removes or changes, on the node or in ztunnel's namespace, is put back, is counted as a repair, and
+//! is named in status with what was found; also five things at once. How long it took is printed by kind, and not judged. One of each
+//! kind at each place; all of each if `REDIRECT_LONG` is set.
+#![allow(unused_crate_dependencies, reason = "they are the library's")]
+
+mod fight;
+mod plugin;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Result, ensure};
+use redirect_lab::bpf::random::Random;
+use redirect_lab::demo::ZTUNNEL;
+use redirect_lab::drift::{
+    Figures, Removal, changes, changes_of_maps, describe_maps, pinned_links, removals, sections,
+};
+use redirect_lab::harness::{Checks, eventually, options, start, watchful};
+use redirect_lab::lab::Lab;
+use redirect_lab::mode::Mode;
+use redirect_lab::netns::Netns;
+use redirect_lab::scoped::ScopedLab;
+use redirect_lab::snapshot::{Section, Snapshot};
+use redirect_lab::status::Status;
+use redirect_lab::table;
+
+/// Generous: emulated processors are slow.
+const REPAIR: Duration = Duration::from_mins(1);
+/// How many kinds of things there are at least, whatever the mode.
+const KINDS: usize = 18;
+/// How often five things go at once; ten times as often if all of each kind goes.
+const ROUNDS: usize = 5;
+const AT_ONCE: usize = 5;
+const SEED: u64 = 5;
+
+/// What there is to break at a place.
+struct Place {
+    name: &'static str,
+    netns: Netns,
+    golden: Snapshot,
+    breaks: Vec<Removal>,
+}
+
+#[test]
+fn whatever_changes_is_put_back() -> Result<()> {
+    let mut lab = ScopedLab::up(options("resdrift")?)?;
+    let netns = [lab.node(), lab.pod_netns(ZTUNNEL)];
+    let before = netns.clone().map(|netns| shape(&lab, &netns));
+    let plugin = plugin::Plugin::new(&lab)?;
+    start(&mut lab, &plugin.options(watchful())?)?;
+    let mut places = Vec::new();
+    for ((netns, before), name) in netns.into_iter().zip(before).zip(["node", "ztunnel"]) {
+        places.push(Place::look(&lab, name, netns, &before?)?);
+    }
+    let mut checks = Checks::default();
+    let mut figures = Figures::default();
+    checks.check("plugin: entry of the list removed", || plugin.loses_its_entry(&mut figures));
+    for place in &places {
+        println!("{} things to break in {}", place.breaks.len(), place.netns.name());
+        for thing in &place.breaks {
+            let name = format!("{}: {}: {}", place.name, thing.kind, thing.what);
+            checks.check(&name, || place.puts_back(&lab, &[thing], &mut figures));
+        }
+    }
+    let mut random = Random::new(SEED);
+    for round in 1..=if long() { 10 * ROUNDS } else { ROUNDS } {
+        let place = &places[random.below(4) / 3];
+        let things: Vec<_> = (0..AT_ONCE).map(|_| &place.breaks[random.below(place.breaks.len())]).collect();
+        let names: Vec<_> = things.iter().map(|thing| thing.what.as_str()).collect();
+        let name = format!("{}: five at once, round {round}: {}", place.name, names.join("; "));
+        checks.check(&name, || place.puts_back(&lab, &things, &mut figures));
+    }
+    checks.check("plugin: program removed", || plugin.loses_its_program(&mut figures));
+    checks.check("the table, after all of it", || table::check(&lab, ZTUNNEL));
+    checks.check("there were enough kinds", || {
+        ensure!(figures.kinds() >= KINDS, "only {}", figures.kinds());
+        Ok(())
+    });
+    print!("{}", figures.lines());
+    checks.finish()
+}
+
+#[test]
+fn a_fight_is_told_of_and_costs_little() -> Result<()> {
+    fight::is_told_of_and_costs_little()
+}
+
+fn long() -> bool {
+    std::env::var_os("REDIRECT_LONG").is_some()
+}
+
+fn shape(lab: &Lab, netns: &Netns) -> Result<Snapshot> {
+    Snapshot::shape(netns, &sections(lab.options().backend))
+}
+
+impl Place {
+    fn look(lab: &Lab, name: &'static str, netns: Netns, before: &Snapshot) -> Result<Self> {
+        let golden = shape(lab, &netns)?;
+        let backend = lab.options().backend;
+        let mut breaks = Vec::new();
+        if netns == lab.node() && lab.mode() == Mode::Ebpf {
+            // First: pins are named by the indices of devices, some of which are made again below.
+            breaks.extend(pinned_links(&lab.bpf_dir().join("links"))?);
+            breaks.extend(changes_of_maps(lab)?);
+        }
+        breaks.extend(removals(before, &golden, backend));
+        breaks.extend(changes(before, &golden, backend));
+        if !long() {
+            let mut seen = BTreeSet::new();
+            breaks.retain(|thing| seen.insert(thing.kind));
+        }
+        Ok(Self { name, netns, golden, breaks })
+    }
+
+    /// What is not as it was.
+    fn text(&self, sections: &[Section]) -> Result<String> {
+        let differs = self.golden.part(sections).diff(&Snapshot::shape(&self.netns, sections)?);
+        Ok(differs.unwrap_or_default())
+    }
+
+    /// Breaks some things, the first of which must be there, and waits until everything is as it was.
+    fn puts_back(&self, lab: &Lab, things: &[&Removal], figures: &mut Figures) -> Result<()> {
+        let maps = self.maps(lab)?;
+        let before = lab.status()?.total_repairs();
+        let begun = SystemTime::now();
+        for (at, thing) in things.iter().enumerate() {
+            match thing.apply(&self.netns) {
+                // It went with another.
+                Err(error) if at > 0 => println!("        not there: {error:#}"),
+                outcome => outcome?,
+            }
+        }
+        let broken = SystemTime::now();
+        let repaired = |status: &Status| status.settled && status.total_repairs() > before;
+        lab.wait_until(REPAIR, "settled with a repair more", repaired)?;
+        // With a link go its addresses, routes and settings.
+        let whole = sections(lab.options().backend);
+        let sections = match things {
+            [thing] if thing.section != Section::LINKS => vec![thing.section],
+            _ => whole,
+        };
+        eventually(REPAIR, || {
+            let differs = self.text(&sections)?;
+            ensure!(differs.is_empty(), "{differs}");
+            let now = self.maps(lab)?;
+            ensure!(now == maps, "the maps were\n{maps}and are\n{now}");
+            Ok(())
+        })?;
+        let took = self.took(&lab.status()?, begun, broken)?;
+        let (told, kind) = match things {
+            [thing] => (thing.told, thing.kind),
+            _ => (things.iter().all(|thing| thing.told), "five at once"),
+        };
+        println!("        {} ms", took.as_millis());
+        figures.add(told, &if self.name == "node" { kind.to_owned() } else { format!("{kind}, {}", self.name) }, took);
+        Ok(())
+    }
+
+    fn maps(&self, lab: &Lab) -> Result<String> {
+        if self.name == "node" && lab.mode() == Mode::Ebpf { describe_maps(lab) } else { Ok(String::new()) }
+    }
+
+    /// From when the tool that broke it had ended until the last write of the repair; none if that came sooner.
+    fn took(&self, status: &Status, begun: SystemTime, broken: SystemTime) -> Result<Duration> {
+        let mut repairs = Vec::new();
+        for repair in &status.last_repairs {
+            repairs.push((repair.at()?, repair));
+        }
+        repairs.retain(|(at, repair)| *at >= begun && repair.place == self.name);
+        let last = repairs.iter().max_by_key(|(at, _)| *at);
+        let Some((at, repair)) = last else { anyhow::bail!("status names no repair here: {:?}", status.last_repairs) };
+        ensure!(repair.found.is_some(), "status does not say what was found of {} {}", repair.kind, repair.object);
+        Ok(at.duration_since(broken).unwrap_or_default())
+    }
+}

@@ -1,0 +1,135 @@
+//! There is no ztunnel: it has ended, with the agent there to see it or without, and its address may be another pod's. Nothing meshed
+//! comes about, nothing leaves the node past the proxy, in a tunnel or without, and what does not need a proxy goes on.
+#![allow(unused_crate_dependencies, reason = "they are the library's")]
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use redirect_lab::demo::{SETTLE, ZTUNNEL};
+use redirect_lab::harness::{Checks, options, start, watchful};
+use redirect_lab::judge::Judge;
+use redirect_lab::lab::Lab;
+use redirect_lab::layout::{PLAIN_NAMESPACE, PROXY_NAMESPACE};
+use redirect_lab::pod::Pod;
+use redirect_lab::scoped::ScopedLab;
+use redirect_lab::status::Status;
+use redirect_lab::table;
+use redirect_lab::tally::Tally;
+use redirect_lab::traffic::Traffic;
+use rustix::process::Signal;
+
+/// Connections of each stream in each phase.
+const ENOUGH: usize = 4;
+/// What has nothing to do with a proxy: between others, and the node's probes.
+const DIRECT: [&str; 2] = ["unmeshed to remote", "a probe of meshed"];
+const PROXIED: [&str; 5] =
+    ["meshed to remote", "remote to meshed", "meshed to meshed", "meshed to a service", "unmeshed to meshed"];
+const SECOND: &str = "ztunnel-2";
+const THIRD: &str = "ztunnel-3";
+
+#[test]
+fn without_a_proxy_nothing_passes() -> Result<()> {
+    let mut lab = ScopedLab::up(options("loss")?)?;
+    start(&mut lab, &watchful())?;
+    let mut checks = Checks::default();
+    checks.check("ztunnel goes, and the agent sees it", || seen(&mut lab));
+    checks.check("the next goes while no agent runs, and another pod gets its address", || unseen(&mut lab));
+    checks.check("the table, beside that pod", || table::check(&lab, THIRD));
+    checks.finish()
+}
+
+fn seen(lab: &mut Lab) -> Result<()> {
+    let mut scene = Scene::begin(lab)?;
+    scene.goes_on()?;
+    scene.lost(|lab| {
+        lab.remove_pod(ZTUNNEL)?;
+        lab.wait_until(SETTLE, "without a proxy", is_without).map(drop)
+    })?;
+    scene.goes_on()?;
+    scene.comes(SECOND)?;
+    scene.goes_on()?;
+    scene.end("ztunnel is gone")
+}
+
+fn unseen(lab: &mut Lab) -> Result<()> {
+    let former = lab.pod(SECOND)?.ip()?;
+    let mut scene = Scene::begin(lab)?;
+    scene.goes_on()?;
+    scene.lost(|lab| {
+        lab.stop_agent(Signal::KILL)?;
+        lab.remove_pod(SECOND)
+    })?;
+    scene.goes_on()?;
+    scene.lab.free_address_next(former)?;
+    scene.lab.add_pod(Pod::app(PLAIN_NAMESPACE, "heir")?)?;
+    scene.judge.follow(scene.lab)?;
+    ensure!(scene.lab.pod("heir")?.ip()? == former, "{former} went to nobody");
+    scene.goes_on()?;
+    scene.lab.start_agent(&watchful())?;
+    scene.lab.wait_until(SETTLE, "without a proxy", is_without)?;
+    scene.goes_on()?;
+    scene.comes(THIRD)?;
+    scene.goes_on()?;
+    scene.end("ztunnel and agent are gone")
+}
+
+fn is_without(status: &Status) -> bool {
+    status.settled && status.proxy.state == "absent"
+}
+
+/// Connections of every kind, before a judge, while there is a proxy, none, and another.
+struct Scene<'a> {
+    lab: &'a mut Lab,
+    judge: Judge,
+    traffic: Traffic,
+    lost: Option<Instant>,
+    back: Option<Instant>,
+}
+
+impl<'a> Scene<'a> {
+    fn begin(lab: &'a mut Lab) -> Result<Self> {
+        let judge = Judge::watch(lab)?;
+        let traffic = Traffic::judged(lab, &judge)?;
+        Ok(Self { lab, judge, traffic, lost: None, back: None })
+    }
+
+    fn goes_on(&self) -> Result<()> {
+        self.traffic.wait_for_more(ENOUGH)
+    }
+
+    fn lost(&mut self, loss: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+        self.lost = Some(Instant::now());
+        loss(self.lab)
+    }
+
+    /// Shown to the judge before anything is sent to it.
+    fn comes(&mut self, name: &str) -> Result<()> {
+        let mut pod = Pod::proxy(PROXY_NAMESPACE, name)?;
+        pod.ready = false;
+        self.lab.add_pod(pod)?;
+        self.judge.follow(self.lab)?;
+        self.lab.change_pod(name, |pod| pod.ready = true)?;
+        self.lab.wait_until(SETTLE, "programmed", |status| status.proxied_by(name))?;
+        self.back = Some(Instant::now());
+        Ok(())
+    }
+
+    fn end(self, what: &str) -> Result<()> {
+        let (report, verdict) = (self.traffic.stop()?, self.judge.finish(self.lab)?);
+        let mut tally = Tally::default();
+        tally.add(what, 1, &report, &verdict);
+        tally.print();
+        verdict.nothing_escaped()?;
+        ensure!(report.astray.is_empty() && report.gave_up.is_empty(), "{:?}, {:?}", report.astray, report.gave_up);
+        let (lost, back) = self.lost.zip(self.back).context("nothing was lost, or nothing came")?;
+        for failure in report.failed.iter().chain(&report.broken) {
+            ensure!(!DIRECT.contains(&failure.stream), "this needs no proxy: {failure}");
+            ensure!(failure.ended >= lost && failure.begun <= back, "there was a proxy: {failure}");
+        }
+        for stream in PROXIED {
+            let failed = report.failed.iter().filter(|failure| failure.stream == stream).count();
+            ensure!(failed >= ENOUGH - 1, "of {stream} only {failed} failed");
+        }
+        Ok(())
+    }
+}
