@@ -26,7 +26,7 @@ const WANTED: &[&str] = &[
     "nf_conntrack", "nf_conntrack_netlink", "nf_nat", "nfnetlink_log",
     "xt_addrtype", "xt_comment", "xt_connmark", "xt_conntrack", "xt_CT", "xt_limit", "xt_LOG", "xt_mac", "xt_mark",
     "xt_MASQUERADE", "xt_multiport", "xt_nat", "xt_NFLOG", "xt_physdev", "xt_REDIRECT", "xt_socket", "xt_state",
-    "xt_statistic", "xt_tcpudp", "xt_TPROXY", "ipt_REJECT", "nf_log_syslog|nf_log_ipv4",
+    "xt_statistic", "xt_tcpudp", "xt_TPROXY", "ipt_REJECT", "ipt_rpfilter", "nf_log_syslog|nf_log_ipv4",
     // nftables.
     "nf_tables", "nft_compat", "nft_chain_nat", "nft_counter|nf_tables", "nft_ct", "nft_fib_inet", "nft_hash", "nft_limit",
     "nft_log", "nft_masq", "nft_nat", "nft_numgen", "nft_redir", "nft_reject", "nft_reject_inet", "nft_reject_ipv4",
