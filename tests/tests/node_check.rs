@@ -24,11 +24,11 @@ fn neighbours_in_the_way_are_named() -> Result<()> {
     let mut lab = ScopedLab::up(options("check")?)?;
     let mut checks = Checks::default();
     checks.check("a node with kube-proxy is fine", || is_fine(&lab));
-    let before = Snapshot::exact(&lab.node())?;
     ip_batch(&lab.node(), &[POLICY_RULE])?;
     for (table, rule) in RULES {
         iptables(&lab, table, "-A", rule)?;
     }
+    let before = Snapshot::exact(&lab.node())?;
     checks.check("bits of ours, and filters of the reverse path", || {
         let (good, said) = lab.check_node()?;
         ensure!(!good, "it would break: {said}");
@@ -49,6 +49,11 @@ fn neighbours_in_the_way_are_named() -> Result<()> {
         ensure!(log.contains("fwmark 0x200/0xf00"), "it does not");
         lab.cleanup_agent().map(drop)
     });
+    checks.check("nothing was changed by looking", || {
+        let changes = before.diff(&Snapshot::exact(&lab.node())?).unwrap_or_default();
+        ensure!(changes.is_empty(), "{changes}");
+        Ok(())
+    });
     ip_batch(&lab.node(), &[&POLICY_RULE.replace(" add ", " del ")])?;
     for (table, rule) in RULES {
         iptables(&lab, table, "-D", rule)?;
@@ -57,11 +62,6 @@ fn neighbours_in_the_way_are_named() -> Result<()> {
         start(&mut lab, &watchful())?;
         is_fine(&lab)?;
         lab.cleanup_agent().map(drop)
-    });
-    checks.check("nothing was changed by looking", || {
-        let changes = before.diff(&Snapshot::exact(&lab.node())?).unwrap_or_default();
-        ensure!(changes.is_empty(), "{changes}");
-        Ok(())
     });
     checks.finish()
 }
