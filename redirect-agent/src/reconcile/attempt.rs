@@ -2,8 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use super::apply::{self, Place, Scope, Task};
+use super::apply::{self, Place, Task};
 use super::cause::{Cause, Classes};
+use super::scope::Scope;
 use super::{Plans, Programmed, RECONSIDER, Reconciler, cleanup, events};
 use crate::bpf;
 use crate::config::Mode;

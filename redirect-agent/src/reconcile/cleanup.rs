@@ -16,7 +16,8 @@ use crate::record::Record;
 use crate::resources::chain::backend::{self, Backend};
 use crate::resources::ledger::Ledger;
 
-use super::apply::{self, Place, Scope, Task};
+use super::apply::{self, Place, Task};
+use super::scope::Scope;
 
 /// What a cleanup did.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]

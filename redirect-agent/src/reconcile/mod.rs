@@ -36,10 +36,12 @@ mod events;
 mod fights;
 pub(crate) mod heart;
 mod pins;
+mod programs;
 mod rehearsal;
 pub(crate) mod repairs;
 mod report;
 mod rollout;
+mod scope;
 mod trace;
 
 use apply::Place;

@@ -1,0 +1,95 @@
+//! Maps, pins and programs, as part of bringing the node to its plan: when they come, when they go, and what waits for them.
+
+use std::cell::RefCell;
+
+use anyhow::Context as _;
+use redirect_common::names::TUNNELS;
+
+use super::apply::{Place, Task};
+use crate::bpf;
+use crate::config::Mode;
+use crate::plan::Plan;
+use crate::resources::ledger::{Kind, Problem};
+use crate::resources::program::{Attach, AttachKind, Programs};
+use crate::resources::{Context, map, pin, program};
+
+pub(super) fn maps(context: &mut Context<'_>, task: Task<'_>) -> anyhow::Result<()> {
+    match (&task.plan.maps, task.bpf) {
+        (Some(desired), Some(bpf)) => {
+            let mut bpf = bpf.try_borrow_mut().context("the programs are in use")?;
+            map::converge(context, &mut bpf.ebpf, desired)
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn pins(context: &mut Context<'_>, task: Task<'_>) -> anyhow::Result<()> {
+    match task.bpf.filter(|_| task.plan.maps.is_some()) {
+        Some(bpf) => pin::converge(context, &bpf.borrow().pins),
+        None => Ok(()),
+    }
+}
+
+/// Where a tunnel has just been made, its programs stand before a route leads into it: they let the node's probes pass to pods, which
+/// would be ztunnel's otherwise.
+pub(super) fn judge_ahead(context: &mut Context<'_>, task: Task<'_>) -> anyhow::Result<()> {
+    if task.place == Place::Proxy || task.bpf.is_none() || context.ledger.writes.of(Kind::Link) == 0 {
+        return Ok(());
+    }
+    let is_tunnel = |device: &str| TUNNELS.iter().any(|tunnel| tunnel.node_link == device);
+    let mut hooks = task.plan.hooks.clone();
+    hooks.retain(|hook, _| is_tunnel(&hook.device));
+    if hooks.is_empty() {
+        return Ok(());
+    }
+    maps(context, task)?;
+    with_programs(task, true, |attach| program::add(context, &hooks, attach))
+}
+
+/// What programs are attached with. Pins go last: what is pinned is attached. While the maps are not full, programs that stand do not
+/// make way for those that look into them: they may know pods that these do not.
+fn with_programs<T>(task: Task<'_>, maps_are_full: bool, work: impl FnOnce(&Attach<'_>) -> T) -> T {
+    let links = bpf::links_dir(task.bpf_dir);
+    let bpf = task.bpf.map(RefCell::borrow);
+    work(&Attach {
+        programs: bpf.as_ref().map(|bpf| &bpf.programs),
+        kind: bpf.as_ref().map_or(AttachKind::Clsact, |bpf| bpf.kind),
+        links: &links,
+        swap: maps_are_full,
+    })
+}
+
+pub(super) fn converge(context: &mut Context<'_>, task: Task<'_>, maps_are_full: bool) -> anyhow::Result<()> {
+    if task.plan.hooks.is_empty() && !context.record.modes().contains(&Mode::Ebpf) && !task.bpf_dir.exists() {
+        return Ok(());
+    }
+    let down = *task.plan == Plan::default();
+    if task.plan.hooks.is_empty() && !down && !context.ledger.problems.is_empty() {
+        // What is to mark in their place may not stand.
+        return Ok(());
+    }
+    with_programs(task, maps_are_full, |attach| {
+        program::converge(context, &task.plan.hooks, attach)?;
+        match attach.programs {
+            Some(programs) if task.scope.covers(Kind::Qdisc) => look_ahead(context, task.plan, programs, attach.kind),
+            _ => Ok(()),
+        }
+    })?;
+    if task.plan.hooks.is_empty() && task.bpf_dir.exists() {
+        let outcome = bpf::unpin_all(task.bpf_dir);
+        context.ledger.book(Kind::Map, "pins", "removed", outcome);
+    }
+    Ok(())
+}
+
+/// Notes whose programs run ahead of ours.
+fn look_ahead(context: &mut Context<'_>, plan: &Plan, programs: &Programs, kind: AttachKind) -> anyhow::Result<()> {
+    let ahead = program::ahead_of_us(context, &plan.hooks, programs, kind)?;
+    let note = |(hook, others): (program::Hook, Vec<String>)| {
+        let others = others.join(", ");
+        let message = format!("runs after others' ({others}); a final verdict of theirs ends the chain before it");
+        Problem::new(format!("program on {hook}"), message)
+    };
+    context.ledger.notes = Some(ahead.into_iter().map(note).collect());
+    Ok(())
+}
