@@ -11,4 +11,5 @@ pub(crate) mod links;
 pub(crate) mod netlink;
 pub(crate) mod netns;
 pub(crate) mod process;
+pub(crate) mod sockets;
 pub(crate) mod tc;

@@ -1,13 +1,17 @@
-//! A blocking rtnetlink client with two properties the reconciler lives on: a dump that ended early is an error, never a
+//! A blocking netlink client with two properties the reconciler lives on: a dump that ended early is an error, never a
 //! short list, and no call waits longer than its deadline.
 //!
-//! Messages are built and parsed by `netlink-packet-route`; `rtnetlink`'s own client drops the header flags that say a dump
+//! Messages are built and parsed by `netlink-packet-route` and `netlink-packet-sock-diag`; `rtnetlink`'s own client drops the header flags that say a dump
 //! was interrupted, which is why the request loop is ours (see docs/decisions.md).
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
+};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -50,6 +54,18 @@ impl NetlinkError {
     }
 }
 
+/// What a socket of one protocol sends and receives.
+pub(crate) trait Message: NetlinkSerializable + NetlinkDeserializable + Clone + fmt::Debug {
+    /// What it asks for, in the name of a write.
+    fn what(&self) -> String;
+}
+
+impl Message for RouteNetlinkMessage {
+    fn what(&self) -> String {
+        name(self.message_type())
+    }
+}
+
 /// A socket bound to the network namespace in which it was opened, whatever namespace its user is in later.
 pub(crate) struct Netlink {
     socket: Socket,
@@ -57,9 +73,14 @@ pub(crate) struct Netlink {
 }
 
 impl Netlink {
-    /// Opens a socket in the calling thread's network namespace.
+    /// Opens a socket for rtnetlink in the calling thread's network namespace.
     pub(crate) fn open() -> Result<Self, NetlinkError> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        Self::open_for(NETLINK_ROUTE)
+    }
+
+    /// The same for another of `netlink_sys::protocols`, and messages of that one.
+    pub(crate) fn open_for(protocol: isize) -> Result<Self, NetlinkError> {
+        let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_rx_buf_sz(1u32 << 20)?;
@@ -71,7 +92,7 @@ impl Netlink {
 
     /// Every object of the kind that `message` asks for. Entries this build cannot parse are left out: whatever the agent
     /// makes parses, so they are others'.
-    pub(crate) fn dump(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    pub(crate) fn dump<M: Message>(&mut self, message: &M) -> Result<Vec<M>, NetlinkError> {
         for _ in 0..DUMP_TRIES {
             let (answers, interrupted) = self.exchange(message.clone(), NLM_F_DUMP)?;
             if !interrupted {
@@ -82,29 +103,21 @@ impl Netlink {
     }
 
     /// Asks for one object.
-    pub(crate) fn ask(&mut self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    pub(crate) fn ask<M: Message>(&mut self, message: M) -> Result<Vec<M>, NetlinkError> {
         self.exchange(message, NLM_F_ACK).map(|(answers, _)| answers)
     }
 
     /// Asks for a change, and waits for the kernel's acknowledgement. `flags` are added to `NLM_F_REQUEST | NLM_F_ACK`.
-    pub(crate) fn request(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        let kind = message.message_type();
+    pub(crate) fn request<M: Message>(&mut self, message: M, flags: u16) -> Result<Vec<M>, NetlinkError> {
+        let what = message.what();
         let exchange = || self.exchange(message, flags | NLM_F_ACK).map(|(answers, _)| answers);
-        fault::write(Way::Netlink, || name(kind), exchange)
+        fault::write(Way::Netlink, || what, exchange)
     }
 
-    fn exchange(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> Result<(Vec<RouteNetlinkMessage>, bool), NetlinkError> {
+    fn exchange<M: Message>(&mut self, message: M, flags: u16) -> Result<(Vec<M>, bool), NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         self.send(message, flags)?;
-        let mut answers = Answers::default();
+        let mut answers = Answers::new();
         let mut buffer = Vec::with_capacity(BUFFER);
         while !answers.complete {
             buffer.clear();
@@ -118,7 +131,7 @@ impl Netlink {
         Ok((answers.objects, answers.interrupted))
     }
 
-    fn send(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), NetlinkError> {
+    fn send<M: Message>(&self, message: M, flags: u16) -> Result<(), NetlinkError> {
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
         header.sequence_number = self.sequence;
@@ -144,14 +157,17 @@ fn name(kind: u16) -> String {
 }
 
 /// What has been received for one request so far.
-#[derive(Default)]
-struct Answers {
-    objects: Vec<RouteNetlinkMessage>,
+struct Answers<M> {
+    objects: Vec<M>,
     interrupted: bool,
     complete: bool,
 }
 
-impl Answers {
+impl<M: Message> Answers<M> {
+    const fn new() -> Self {
+        Self { objects: Vec::new(), interrupted: false, complete: false }
+    }
+
     /// Takes in one datagram, which may hold several messages.
     fn read(&mut self, mut datagram: &[u8], sequence: u32) -> Result<(), NetlinkError> {
         while let Some((header, message, rest)) = split(datagram)? {
@@ -161,7 +177,7 @@ impl Answers {
                 continue;
             }
             self.interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
-            match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).map(|message| message.payload) {
+            match NetlinkMessage::<M>::deserialize(message).map(|message| message.payload) {
                 Ok(NetlinkPayload::InnerMessage(object)) => self.objects.push(object),
                 Ok(NetlinkPayload::Done(done)) => self.finish(done.code)?,
                 Ok(NetlinkPayload::Error(error)) => self.finish(error.raw_code())?,
@@ -232,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_dump_is_complete_only_with_done() {
-        let mut answers = Answers::default();
+        let mut answers = Answers::<RouteNetlinkMessage>::new();
         answers.read(&message(16, 2, 7, &[0; 16]), 7).unwrap();
         assert!(!answers.complete);
         answers.read(&message(3, 2, 7, &0i32.to_ne_bytes()), 7).unwrap();
@@ -242,14 +258,14 @@ mod tests {
 
     #[test]
     fn an_interrupted_dump_is_seen() {
-        let mut answers = Answers::default();
+        let mut answers = Answers::<RouteNetlinkMessage>::new();
         answers.read(&message(3, 2 | NLM_F_DUMP_INTR, 7, &0i32.to_ne_bytes()), 7).unwrap();
         assert!(answers.interrupted);
     }
 
     #[test]
     fn late_answers_and_errors() {
-        let mut answers = Answers::default();
+        let mut answers = Answers::<RouteNetlinkMessage>::new();
         answers.read(&message(3, 2, 6, &0i32.to_ne_bytes()), 7).unwrap();
         assert!(!answers.complete);
         let mut payload = (-17i32).to_ne_bytes().to_vec();

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::kernel::netns::Netns;
 use crate::kernel::process;
-use crate::plan::NODE_RULES;
+use crate::plan::node_rules;
 use crate::resources::chain::backend::{self, Backend};
 use crate::resources::ledger::Problem;
 use crate::resources::rule;
@@ -59,7 +59,7 @@ impl From<Finding> for Problem {
 /// Something could not be read; then nothing is known.
 pub(crate) fn look() -> anyhow::Result<Vec<Finding>> {
     let mut node = Netns::current()?;
-    let mut findings = marks::in_policy_rules(&rule::foreign_marks(node.netlink(), &NODE_RULES)?);
+    let mut findings = marks::in_policy_rules(&rule::foreign_marks(node.netlink(), &node_rules())?);
     for backend in backend::in_use() {
         let save = process::read(&backend.tool("save"), &[])?;
         findings.extend(in_rules(backend, &save));

@@ -3,6 +3,8 @@
 //!
 //! What has to survive this agent is on record: who is on which seat, and until when the former drains.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use nix::time::{ClockId, clock_gettime};
 
 use super::apply::Place;
@@ -10,8 +12,10 @@ use super::attempt::Run;
 use super::{Programmed, Reconciler, events};
 use crate::enrol::Cluster;
 use crate::kernel::netns::Netns;
+use crate::kernel::sockets;
 use crate::plan::Plan;
 use crate::proxy::{self, Proxy};
+use crate::resources::address;
 use crate::resources::ledger::Ledger;
 
 /// Who the node turns to.
@@ -36,7 +40,20 @@ impl Reconciler {
             Some(_) => return Ok(()),
         };
         tracing::info!(name = draining.proxy.name, reason, "a former ztunnel drains no more");
-        self.draining = None;
+        self.end_drain()
+    }
+
+    /// What the former still has is ended while the way back from it stands, so that clients and servers hear of it. Where that cannot be done,
+    /// they are reset by the next ztunnel with the next that they send.
+    fn end_drain(&mut self) -> anyhow::Result<()> {
+        if let Some(mut former) = self.draining.take() {
+            match end_connections(&mut former) {
+                Ok(ended) => tracing::info!(ended, "connections of a former ztunnel were ended"),
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "connections of a former ztunnel could not be ended");
+                }
+            }
+        }
         self.record.end_drain()
     }
 
@@ -50,7 +67,7 @@ impl Reconciler {
         let seat_is_taken = self.record.draining().is_some_and(|draining| draining.proxy.netns != next.proxy.netns);
         if seat_is_taken {
             tracing::info!("a former ztunnel drains no more: a third one needs its seat");
-            self.record.end_drain()?;
+            self.end_drain()?;
         }
         let (mut former, before) = (self.take_former(run.cluster, &former)?, ledger.problems.len());
         if seat_is_taken {
@@ -87,6 +104,13 @@ impl Reconciler {
         let Some(mut netns) = held.or_else(|| proxy::find(self.node.id(), proxy.netns)) else { return Ok(None) };
         Ok(proxy::still_there(&mut self.node, &mut netns, proxy)?.then_some(netns))
     }
+}
+
+/// Ends what a ztunnel has in other's names, which is what it has by the tunnels. What it has in its own, its health checks among it, goes on.
+fn end_connections(former: &mut Netns) -> anyhow::Result<usize> {
+    let own: Vec<IpAddr> = address::observe(former.netlink())?.into_iter().map(|address| address.ip).collect();
+    let of_others = |ip: Ipv4Addr| !ip.is_loopback() && !own.contains(&IpAddr::V4(ip));
+    Ok(former.run(|| sockets::end_connections(of_others))??)
 }
 
 /// Seconds since boot, those of sleep among them: the record is of one boot.
