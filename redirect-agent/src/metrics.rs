@@ -3,7 +3,7 @@
 use std::fmt;
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
@@ -11,6 +11,7 @@ use prometheus_client::registry::Registry;
 
 use crate::enrol::State;
 use crate::install;
+use crate::resources::blocked::Packets;
 use crate::resources::ledger::{Kind, Writes};
 use crate::status::{CniStatus, Status};
 
@@ -59,11 +60,10 @@ pub(crate) fn render(status: &Status) -> Result<String, fmt::Error> {
     registry.register("fights", "Things that others change again and again", whole(status.fights));
     let help = "Tools (iptables, ipset, nft) that were run";
     registry.register("processes", help, ConstCounter::new(status.processes));
-    let packets = Family::<Labels, prometheus_client::metrics::counter::Counter>::default();
-    for (verdict, count) in &status.packets {
-        packets.get_or_create(&vec![(text("verdict"), verdict.clone())]).inc_by(*count);
-    }
-    registry.register("packets", "Packets that the BPF programs judged, by verdict", packets);
+    let help = "Packets that the BPF programs judged, by verdict";
+    registry.register("packets", help, packets("verdict", &status.packets));
+    let help = "Packets that were dropped so that nothing passes ztunnel by, by why";
+    registry.register("blocked_packets", help, packets("why", &status.blocked));
     register_cni(&mut registry, &status.cni);
     let mut out = String::new();
     encode(&mut out, &registry)?;
@@ -73,7 +73,7 @@ pub(crate) fn render(status: &Status) -> Result<String, fmt::Error> {
 fn register_cni(registry: &mut Registry, cni: &CniStatus) {
     let attachments = whole(cni.attachments.len() as u64);
     registry.register("cni_attachments", "Attachments of pods that the CNI plugin told of", attachments);
-    let answers = Family::<Labels, prometheus_client::metrics::counter::Counter>::default();
+    let answers = Family::<Labels, Counter>::default();
     for (request, by_answer) in &cni.answers {
         for (answer, count) in by_answer {
             let labels = vec![("request".to_owned(), request.clone()), ("answer".to_owned(), answer.clone())];
@@ -83,6 +83,14 @@ fn register_cni(registry: &mut Registry, cni: &CniStatus) {
     registry.register("cni_answers", "Answers to the CNI plugin, by request and answer", answers);
 }
 
+fn packets(label: &str, counts: &Packets) -> Family<Labels, Counter> {
+    let family = Family::<Labels, Counter>::default();
+    for (value, count) in counts {
+        family.get_or_create(&vec![(label.to_owned(), value.clone())]).inc_by(*count);
+    }
+    family
+}
+
 fn whole(value: u64) -> Gauge {
     let gauge = Gauge::default();
     gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
@@ -90,7 +98,7 @@ fn whole(value: u64) -> Gauge {
 }
 
 fn register_writes(registry: &mut Registry, name: &str, help: &str, writes: &Writes) {
-    let family = Family::<Labels, prometheus_client::metrics::counter::Counter>::default();
+    let family = Family::<Labels, Counter>::default();
     for kind in Kind::ALL {
         family.get_or_create(&vec![("kind".to_owned(), kind.name().to_owned())]).inc_by(writes.of(kind));
     }
@@ -131,6 +139,13 @@ mod tests {
         let text = render(&status).unwrap();
         assert!(text.contains("redirect_cni_answers_total{request=\"add\",answer=\"retry-later\"} 3\n"), "{text}");
         assert!(text.contains("redirect_cni_attachments 0\n"), "{text}");
+    }
+
+    #[test]
+    fn what_was_blocked_is_counted_by_why() {
+        let status = Status { blocked: [("outbound".to_owned(), 3)].into(), ..Status::default() };
+        let text = render(&status).unwrap();
+        assert!(text.contains("redirect_blocked_packets_total{why=\"outbound\"} 3\n"), "{text}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::install::{self, PluginStatus};
 use crate::kernel::netns::NetnsId;
 use crate::reconcile::heart::Stuck;
 use crate::reconcile::repairs::Repair;
+use crate::resources::blocked::Packets;
 use crate::resources::chain::backend::Backend;
 use crate::resources::ledger::{Kind, Problem, Writes};
 use crate::trace::Traced;
@@ -57,7 +58,10 @@ pub(crate) struct Status {
     pub(crate) processes: u64,
     /// Packets that the BPF programs judged, by verdict, at the end of the last run.
     #[serde(default)]
-    pub(crate) packets: BTreeMap<String, u64>,
+    pub(crate) packets: Packets,
+    /// Packets that did not pass because of us, by why, since the agent began or before.
+    #[serde(default)]
+    pub(crate) blocked: Packets,
     /// UDP port of the tunnels.
     pub(crate) tunnel_port: Option<u16>,
     #[serde(default)]
@@ -177,9 +181,10 @@ impl fmt::Display for Status {
         for repair in self.last_repairs.iter().rev().take(SHOWN_REPAIRS) {
             writeln!(f, "repaired: {repair}")?;
         }
-        if !self.packets.is_empty() {
-            let counts: Vec<_> = self.packets.iter().map(|(verdict, count)| format!("{verdict} {count}")).collect();
-            writeln!(f, "packets: {}", counts.join(", "))?;
+        for (what, packets) in [("packets", &self.packets), ("blocked", &self.blocked)] {
+            if !packets.is_empty() {
+                writeln!(f, "{what}: {}", listed(packets))?;
+            }
         }
         if let Some(plugin) = &self.cni_plugin {
             writeln!(f, "cni plugin: {plugin}")?;
@@ -241,8 +246,7 @@ impl fmt::Display for CniStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} attachments", self.attachments.len())?;
         for (request, answers) in &self.answers {
-            let counts: Vec<_> = answers.iter().map(|(answer, count)| format!("{answer} {count}")).collect();
-            write!(f, "; {request}: {}", counts.join(", "))?;
+            write!(f, "; {request}: {}", listed(answers))?;
         }
         Ok(())
     }
@@ -258,6 +262,10 @@ fn pod_line(pod: &PodVerdict) -> String {
     let ips: Vec<_> = pod.ips.iter().map(ToString::to_string).collect();
     let reason = pod.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
     format!("{state:<10} {}/{} {}{reason}", pod.namespace, pod.name, ips.join(","))
+}
+
+fn listed(counts: &BTreeMap<String, u64>) -> String {
+    counts.iter().map(|(what, count)| format!("{what} {count}")).collect::<Vec<_>>().join(", ")
 }
 
 fn counts(writes: &Writes) -> String {

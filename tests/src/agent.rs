@@ -275,6 +275,12 @@ impl Lab {
         Ok((output.status.success(), output.stdout))
     }
 
+    /// What `redirect-agent metrics` prints.
+    pub fn metrics(&self) -> Result<String> {
+        let metrics = Cmd::new(binaries::find(AGENT)?).args(["metrics", "--state-dir"]);
+        metrics.args([self.agent_dir()]).netns(&self.node()).run()
+    }
+
     /// Asks the agent for its status.
     pub fn status(&self) -> Result<Status> {
         let answer = self.ask_status().with_context(|| format!("no status from {}", self.agent_dir().display()))?;

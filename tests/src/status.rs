@@ -52,6 +52,9 @@ pub struct Status {
     /// Tools (iptables, ipset, nft) that it has run.
     #[serde(default)]
     pub processes: u64,
+    /// Packets that were dropped so that none passes ztunnel by, by why.
+    #[serde(default)]
+    pub blocked: BTreeMap<String, u64>,
     /// UDP port of the tunnels.
     pub tunnel_port: Option<u16>,
     /// ztunnel.

@@ -3,7 +3,6 @@
 //! Every start loads the programs anew, over the maps that are pinned; what is attached already is swapped only when it is
 //! not the same program over the same maps. So an upgrade and a restart are one path.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use redirect_common::maps::{COUNTERS, LAYOUT, Tracing, counter_name, name};
 use crate::config::TcAttach;
 use crate::kernel::bpf::write;
 use crate::kernel::file;
+use crate::resources::blocked::Packets;
 use crate::resources::pin::Pins;
 use crate::resources::program::{self, AttachKind, Programs};
 use crate::trace::{self, Tap};
@@ -97,7 +97,7 @@ pub(crate) fn open(options: &Options<'_>) -> anyhow::Result<Bpf> {
 
 impl Bpf {
     /// Packets by verdict, of all processors together. Every verdict is named.
-    pub(crate) fn counts(&self) -> anyhow::Result<BTreeMap<String, u64>> {
+    pub(crate) fn counts(&self) -> anyhow::Result<Packets> {
         let map = self.ebpf.map(name::COUNTS).context("no map COUNTS")?;
         let map: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
         let sum = |index: u32| Ok((counter_name(index).to_owned(), map.get(&index, 0)?.iter().sum()));

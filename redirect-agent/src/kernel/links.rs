@@ -25,6 +25,8 @@ pub(crate) struct Link {
     pub(crate) begins: Begins,
     /// Length of its transmit queue, in packets; 0 for what has none, such as a veth.
     pub(crate) queue_len: u32,
+    /// Packets that it was given and could not send.
+    pub(crate) unsent: u64,
     /// For a veth the index of its peer, in the peer's namespace.
     pub(crate) peer_index: Option<u32>,
     /// Id, in this namespace, of the namespace that the peer is in.
@@ -93,6 +95,7 @@ fn parse(message: LinkMessage) -> Option<Link> {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(mac) => link.mac = mac.try_into().ok(),
             LinkAttribute::TxQueueLen(packets) => link.queue_len = packets,
+            LinkAttribute::Stats64(counted) => link.unsent = counted.tx_errors + counted.tx_dropped,
             LinkAttribute::Link(index) => link.peer_index = Some(index),
             LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(id),
             LinkAttribute::Controller(index) => link.controller = Some(index),

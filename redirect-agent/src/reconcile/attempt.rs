@@ -13,6 +13,7 @@ use crate::facts::{self, Facts};
 use crate::kernel::links;
 use crate::plan::{self, Beside, Inputs, Plan};
 use crate::proxy::{self, Proxy, Seated};
+use crate::resources::blocked;
 use crate::resources::chain::backend;
 use crate::resources::ledger::Ledger;
 
@@ -33,6 +34,7 @@ impl Reconciler {
         self.reconsider_backend();
         self.reconsider_mode();
         let facts = Facts::observe(&mut self.node)?;
+        ledger.blocked.extend(blocked::of_tunnels(&facts.links));
         let cluster = enrol::decide(
             &snapshot,
             &enrol::Rules {

@@ -21,6 +21,7 @@ use crate::kernel::netns::Netns;
 use crate::plan::Plan;
 use crate::proxy::Proxy;
 use crate::record::Record;
+use crate::resources::blocked::{self, Blocked, Packets};
 use crate::resources::chain::backend::{self, Backend, Detected};
 use crate::resources::ledger::{Ledger, Problem, Writes};
 use crate::sources::{Health, Snapshots};
@@ -135,6 +136,9 @@ pub(crate) struct Reconciler {
     notes: Vec<Problem>,
     totals: Writes,
     repairs: Writes,
+    /// What the programs have counted.
+    packets: Packets,
+    blocked: Blocked,
     /// What is still to come of [`PARTS`].
     parts: Vec<Cause>,
     /// Events that can wait while something is fought over.
@@ -194,6 +198,8 @@ impl Reconciler {
             notes: Vec::new(),
             totals: Writes::default(),
             repairs: Writes::default(),
+            packets: Packets::new(),
+            blocked: Blocked::default(),
             parts: Vec::new(),
             later: Cause::NOTHING,
             stood: None,
@@ -294,6 +300,7 @@ impl Reconciler {
         }
         self.reconciles += u64::from(self.parts.is_empty());
         self.totals.add(&ledger.writes);
+        self.count_packets(&ledger);
         let plans = match outcome {
             Ok(Some(plans)) => Some(plans),
             Ok(None) => {
@@ -316,6 +323,13 @@ impl Reconciler {
         self.publish(ledger.problems);
     }
 
+    /// Reads what the programs count, and adds up what all counters say.
+    fn count_packets(&mut self, ledger: &Ledger) {
+        self.packets = self.bpf.as_ref().map(|bpf| counts(&bpf.borrow())).unwrap_or_default();
+        let readings = ledger.blocked.iter().copied().chain(blocked::of_programs(&self.packets));
+        readings.for_each(|reading| self.blocked.add(reading));
+    }
+
     /// Whether an interface of the node leads to `ip`.
     fn plumbed(&self, ip: std::net::IpAddr) -> bool {
         self.facts.as_ref().is_some_and(|facts| facts.device_of(ip).is_some())
@@ -329,4 +343,11 @@ impl Reconciler {
         report::log(&self.status.borrow(), &status);
         self.status.send_replace(status);
     }
+}
+
+fn counts(bpf: &Bpf) -> Packets {
+    bpf.counts().unwrap_or_else(|error| {
+        tracing::debug!(error = format!("{error:#}"), "the counters cannot be read");
+        Packets::new()
+    })
 }

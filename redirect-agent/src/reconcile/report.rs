@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::bpf::Bpf;
 use crate::enrol::{Cluster, PodVerdict, State};
 use crate::kernel::process;
 use crate::proxy::Proxy;
@@ -36,7 +35,8 @@ pub(super) fn status(reconciler: &Reconciler, problems: Vec<Problem>) -> Status 
         last_repairs: reconciler.last_repairs.list(),
         fights: reconciler.fights.problems().len() as u64,
         processes: process::started(),
-        packets: reconciler.bpf.as_ref().map(|bpf| counts(&bpf.borrow())).unwrap_or_default(),
+        packets: reconciler.packets.clone(),
+        blocked: reconciler.blocked.packets(),
         tunnel_port,
         cni: reconciler.attachments.status(),
         trace: reconciler.traced(),
@@ -57,13 +57,6 @@ pub(super) fn status(reconciler: &Reconciler, problems: Vec<Problem>) -> Status 
 fn former(proxy: &Proxy) -> Former {
     let Proxy { namespace, name, uid, ip, host, .. } = proxy.clone();
     Former { namespace, name, uid, ip, veth: host.veth }
-}
-
-fn counts(bpf: &Bpf) -> BTreeMap<String, u64> {
-    bpf.counts().unwrap_or_else(|error| {
-        tracing::debug!(error = format!("{error:#}"), "the counters cannot be read");
-        BTreeMap::new()
-    })
 }
 
 fn proxy_status(reconciler: &Reconciler, cluster: &Cluster, problems: &[Problem]) -> ProxyStatus {

@@ -6,7 +6,10 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, bail};
 
+use redirect_common::names::CHAIN_PREFIX;
+
 use super::Context;
+use super::blocked::{Reading, Source, Why};
 use super::ledger::{Kind, NOTHING};
 use crate::kernel::process;
 use crate::resources::chain::backend::Backend;
@@ -30,6 +33,8 @@ pub(crate) struct Chain {
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Ruleset {
     tables: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+    /// Packets that rules of ours have dropped; `None` where there is no such rule.
+    dropped: Option<u64>,
 }
 
 impl Ruleset {
@@ -57,6 +62,10 @@ pub(crate) fn converge(
     owned: &[Chain],
 ) -> anyhow::Result<()> {
     let observed = context.netns.run(|| observe(backend))??;
+    // All of them are about packets to meshed pods.
+    let blocked = observed.dropped.filter(|_| !desired.is_empty());
+    let reading = |packets| Reading { source: Source::Chain, why: Why::Inbound, packets };
+    context.ledger.blocked.extend(blocked.map(reading));
     let Some(script) = diff(desired, owned, &observed) else {
         // An agent that was killed may have come no further.
         return if desired.is_empty() { residue::remove(context, backend) } else { Ok(()) };
@@ -76,7 +85,7 @@ pub(crate) fn converge(
 }
 
 fn observe(backend: Backend) -> anyhow::Result<Ruleset> {
-    parse(&process::read(&backend.tool("save"), &[]).context("read the iptables rules")?)
+    parse(&process::read(&backend.tool("save"), &["-c"]).context("read the iptables rules")?)
 }
 
 fn parse(save: &str) -> anyhow::Result<Ruleset> {
@@ -90,8 +99,11 @@ fn parse(save: &str) -> anyhow::Result<Ruleset> {
         } else if let (Some(chain), Some(table)) = (line.strip_prefix(':'), table.as_deref_mut()) {
             let name = chain.split_whitespace().next().unwrap_or_default();
             table.entry(name.to_owned()).or_default();
-        } else if let (Some(rule), Some(table)) = (line.strip_prefix("-A "), table.as_deref_mut()) {
+        } else if let (Some((packets, rule)), Some(table)) = (counted(line), table.as_deref_mut()) {
             let (chain, rule) = rule.split_once(' ').unwrap_or((rule, ""));
+            if chain.starts_with(CHAIN_PREFIX) && rule.ends_with("-j DROP") {
+                *ruleset.dropped.get_or_insert_default() += packets;
+            }
             table.entry(chain.to_owned()).or_default().push(rule.to_owned());
         } else if !line.is_empty() && !line.starts_with('#') {
             bail!("iptables-save: unexpected line {line:?}");
@@ -101,6 +113,12 @@ fn parse(save: &str) -> anyhow::Result<Ruleset> {
         bail!("iptables-save ended in the middle of a table");
     }
     Ok(ruleset)
+}
+
+/// `[packets:bytes] -A rule`, without the bytes.
+fn counted(line: &str) -> Option<(u64, &str)> {
+    let (counters, rule) = line.strip_prefix('[')?.split_once("] -A ")?;
+    Some((counters.split_once(':')?.0.parse().ok()?, rule))
 }
 
 /// A restore script and what it does.
@@ -220,7 +238,7 @@ mod tests {
     }
 
     const STANDING: &str = "# Generated\n*mangle\n:PREROUTING ACCEPT [1:2]\n:ztunnel-PREROUTING - [0:0]\n:ztunnel-OTHER - [0:0]\n\
-        -A PREROUTING -j ztunnel-PREROUTING\n-A PREROUTING -j foreign\n-A ztunnel-PREROUTING -i a -j RETURN\nCOMMIT\n";
+        [0:0] -A PREROUTING -j ztunnel-PREROUTING\n[0:0] -A PREROUTING -j foreign\n[0:0] -A ztunnel-PREROUTING -i a -j RETURN\nCOMMIT\n";
 
     fn script(desired: &[Chain], save: &str) -> Option<String> {
         diff(desired, &[chain(&[])], &parse(save).unwrap()).map(|script| script.text)
@@ -239,8 +257,8 @@ mod tests {
 
     #[test]
     fn the_jump_is_brought_to_the_front_once() {
-        let save = "*mangle\n:PREROUTING ACCEPT [0:0]\n:ztunnel-PREROUTING - [0:0]\n-A PREROUTING -j foreign\n\
-            -A PREROUTING -j ztunnel-PREROUTING\n-A PREROUTING -j ztunnel-PREROUTING\nCOMMIT\n";
+        let save = "*mangle\n:PREROUTING ACCEPT [0:0]\n:ztunnel-PREROUTING - [0:0]\n[0:0] -A PREROUTING -j foreign\n\
+            [0:0] -A PREROUTING -j ztunnel-PREROUTING\n[0:0] -A PREROUTING -j ztunnel-PREROUTING\nCOMMIT\n";
         let text = script(&[chain(&[])], save).unwrap();
         assert_eq!(text, "*mangle\n-I PREROUTING 1 -j ztunnel-PREROUTING\n-D PREROUTING 4\n-D PREROUTING 3\nCOMMIT\n");
     }
@@ -254,6 +272,20 @@ mod tests {
         );
         assert_eq!(script(&[], "*mangle\n:PREROUTING ACCEPT [0:0]\n:ztunnel-OTHER - [0:0]\nCOMMIT\n"), None);
         assert_eq!(script(&[], ""), None);
+    }
+
+    #[test]
+    fn what_our_rules_drop_is_counted_and_makes_no_difference() {
+        let save = |packets: u32| {
+            let rules =
+                format!("[{packets}:60] -A ztunnel-PREROUTING -i a -j DROP\n[9:60] -A PREROUTING -i a -j DROP\n");
+            format!(
+                "*mangle\n:PREROUTING ACCEPT [0:0]\n:ztunnel-PREROUTING - [0:0]\n[8:9] -A PREROUTING -j ztunnel-PREROUTING\n{rules}COMMIT\n"
+            )
+        };
+        assert_eq!(parse(&save(7)).unwrap().dropped, Some(7));
+        assert_eq!(parse(STANDING).unwrap().dropped, None);
+        assert_eq!(script(&[chain(&["-i a -j DROP"])], &save(7)), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use redirect_common::names::BRIDGE_TABLE;
 use serde::{Deserialize, Serialize};
 
 use super::Context;
+use super::blocked::{self, Reading};
 use super::ledger::{Kind, NOTHING};
 use crate::kernel::process;
 
@@ -70,8 +71,9 @@ fn converge_one(context: &mut Context<'_>, family: Family, want: Option<&str>) -
         return Ok(());
     }
     let needed = want.is_some() || context.record.has_guard(family);
-    let observed = context.netns.run(|| observe(family, needed))??;
-    if observed == want.map(squeeze) {
+    let (observed, blocked) = context.netns.run(|| observe(family, needed))??.unzip();
+    context.ledger.blocked.extend(blocked.unwrap_or_default());
+    if observed == want.map(|want| blocked::of_table(want).0) {
         return context.record.set_guard(family, want.is_some());
     }
     // One transaction: the empty declaration makes the deletion succeed whether or not the table stands.
@@ -88,9 +90,9 @@ fn converge_one(context: &mut Context<'_>, family: Family, want: Option<&str>) -
     Ok(())
 }
 
-/// The table as nft prints it, white space folded; `None` when it is not there. That there is no nft is an error only where
-/// a table is wanted, or was made.
-fn observe(family: Family, needed: bool) -> anyhow::Result<Option<String>> {
+/// The table as [`blocked::of_table`] gives it; `None` when it is not there. That there is no nft is an error only where a table is
+/// wanted, or was made.
+fn observe(family: Family, needed: bool) -> anyhow::Result<Option<(String, Vec<Reading>)>> {
     let name = family.to_string();
     let tables = match process::read("nft", &["list", "tables", &name]) {
         Ok(tables) => tables,
@@ -102,9 +104,5 @@ fn observe(family: Family, needed: bool) -> anyhow::Result<Option<String>> {
         return Ok(None);
     }
     let text = process::read("nft", &["-nn", "list", "table", &name, BRIDGE_TABLE])?;
-    Ok(Some(squeeze(&text)))
-}
-
-fn squeeze(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    Ok(Some(blocked::of_table(&text)))
 }

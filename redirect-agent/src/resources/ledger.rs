@@ -6,6 +6,7 @@ use std::fmt::Display;
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::blocked::Reading;
 use super::route::Route;
 use crate::kernel::netns::NetnsId;
 
@@ -161,6 +162,8 @@ pub(crate) struct Ledger {
     pub(crate) problems: Vec<Problem>,
     /// What is not wrong by itself, and may explain what is: `None` where nobody looked.
     pub(crate) notes: Option<Vec<Problem>>,
+    /// What counters of dropped packets said that were looked at.
+    pub(crate) blocked: Vec<Reading>,
 }
 
 impl Ledger {

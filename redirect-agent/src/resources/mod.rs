@@ -4,6 +4,7 @@
 //! decides what is ours and what is another's, and is where the tests are; applying writes one object at a time and books it.
 
 pub(crate) mod address;
+pub(crate) mod blocked;
 pub(crate) mod chain;
 pub(crate) mod guard;
 pub(crate) mod ledger;

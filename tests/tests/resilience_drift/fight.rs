@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use redirect_common::names::{RULE_PROXY_RETURN, SET_PODS};
-use redirect_lab::binaries;
 use redirect_lab::command::Cmd;
 use redirect_lab::harness::{eventually, settled};
 use redirect_lab::lab::Lab;
@@ -48,11 +47,6 @@ pub(crate) fn is_told_of_and_costs_little() -> Result<()> {
     })
 }
 
-fn metrics(lab: &Lab) -> Result<String> {
-    let agent = Cmd::new(binaries::find("redirect-agent")?).args(["metrics", "--state-dir"]).args([lab.agent_dir()]);
-    agent.netns(&lab.node()).run()
-}
-
 /// Whether it was there.
 fn take_away(lab: &Lab) -> Result<bool> {
     let command = format!("ip rule del priority {}", RULE_PROXY_RETURN.0);
@@ -64,7 +58,7 @@ fn watch(lab: &Lab) -> Result<()> {
     let is_told =
         |status: &Status| status.fights > 0 && status.complains(&object, "another component keeps changing it");
     let before = lab.wait_until(DEADLINE, "told of the fight", is_told)?;
-    ensure!(metrics(lab)?.contains("redirect_fights 1\n"), "no metric tells of it");
+    ensure!(lab.metrics()?.contains("redirect_fights 1\n"), "no metric tells of it");
     let begun = Instant::now();
     other_things_go_on(lab)?;
     thread::sleep(WATCHED.saturating_sub(begun.elapsed()));

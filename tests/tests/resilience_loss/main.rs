@@ -2,6 +2,8 @@
 //! comes about, nothing leaves the node past the proxy, in a tunnel or without, and what does not need a proxy goes on.
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
+mod counted;
+
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -35,6 +37,7 @@ fn without_a_proxy_nothing_passes() -> Result<()> {
     checks.check("ztunnel goes, and the agent sees it", || seen(&mut lab));
     checks.check("the next goes while no agent runs, and another pod gets its address", || unseen(&mut lab));
     checks.check("the table, beside that pod", || table::check(&lab, THIRD));
+    checks.check("what is blocked then is counted by why", || counted::counted(&mut lab, THIRD));
     checks.finish()
 }
 

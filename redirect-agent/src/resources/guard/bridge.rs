@@ -10,6 +10,8 @@ use std::net::Ipv4Addr;
 
 use redirect_common::names::BRIDGE_TABLE;
 
+use crate::resources::blocked::Why;
+
 /// A MAC address.
 pub(crate) type Mac = [u8; 6];
 
@@ -49,7 +51,7 @@ pub(super) fn render(guard: &Guard) -> String {
     let _ = writeln!(text, "{}", set("gateways", "ether_addr", guard.gateways.iter().map(|gateway| mac(*gateway))));
     text.push_str("chain prerouting {\ntype filter hook prerouting priority -300; policy accept;\n");
     for (port, address) in &guard.proxies {
-        let _ = writeln!(text, "iifname != \"{port}\" ether saddr {} drop", mac(*address));
+        let _ = writeln!(text, "iifname != \"{port}\" ether saddr {} {}", mac(*address), Why::Impostor.drop());
     }
     for (name, bridge) in &guard.bridges {
         for side in ["saddr", "daddr"] {
@@ -73,8 +75,8 @@ fn set(name: &str, kind: &str, members: impl Iterator<Item = String>) -> String 
 
 #[cfg(test)]
 mod tests {
-    use super::super::squeeze;
     use super::*;
+    use crate::resources::blocked::of_table;
 
     #[test]
     fn reads_as_nft_prints_it() {
@@ -90,9 +92,9 @@ mod tests {
         let printed = "table bridge ztunnel { set pods-cni0 { type ipv4_addr elements = { 10.244.1.5, 10.244.1.6 } } \
             set gateways { type ether_addr elements = { 02:00:00:00:00:01, 02:00:00:00:00:09 } } \
             chain prerouting { type filter hook prerouting priority -300; policy accept; \
-            iifname != \"vethz\" ether saddr 02:00:00:00:00:05 drop \
+            iifname != \"vethz\" ether saddr 02:00:00:00:00:05 counter drop comment \"impostor\" \
             ip protocol 6 ip saddr @pods-cni0 ether daddr != @gateways ether daddr set 02:00:00:00:00:01 meta pkttype set 0 \
             ip protocol 6 ip daddr @pods-cni0 ether daddr != @gateways ether daddr set 02:00:00:00:00:01 meta pkttype set 0 } }";
-        assert_eq!(squeeze(&render(&guard)), printed);
+        assert_eq!(of_table(&render(&guard)).0, printed);
     }
 }

@@ -19,6 +19,8 @@ use std::net::Ipv4Addr;
 
 use redirect_common::names::{BRIDGE_TABLE, ISTIOIN, ISTIOOUT, Mark, OUTBOUND, PROXY_RETURN, SKIP};
 
+use crate::resources::blocked::Why;
+
 /// The way to ztunnel, or where it was.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Way {
@@ -43,12 +45,14 @@ pub(super) fn render(ways: &[Way]) -> String {
         let (mask, value) = (SKIP.mask() | mark.mask(), mark.value());
         format!("ip protocol 6 meta mark & {mask:#010x} == {value:#010x}")
     };
+    let [no_way, gone, stray] = [Why::Outbound, Why::Answer, Why::Stray].map(Why::drop);
     for Way { proxy, port, device, answers: mark } in ways {
+        // Counted as what the tunnel could not send.
         let _ = writeln!(contain, "ip daddr {proxy} udp dport {port} oifname != \"{device}\" drop");
-        let _ = writeln!(answers, "{} oifname != \"{device}\" drop", answering(*mark));
+        let _ = writeln!(answers, "{} oifname != \"{device}\" {gone}", answering(*mark));
     }
     if ways.is_empty() {
-        let _ = writeln!(answers, "{} drop", answering(PROXY_RETURN));
+        let _ = writeln!(answers, "{} {gone}", answering(PROXY_RETURN));
     } else {
         contain = format!("chain contain {{\ntype filter hook output priority 0; policy accept;\n{contain}}}\n");
     }
@@ -75,11 +79,11 @@ type filter hook prerouting priority 300; policy accept;
 meta mark {outbound} ct state 0x8 goto hide
 meta mark {outbound} ct direction 0 fib daddr type 2 goto hide
 meta mark {back} ct mark {outbound} ct direction 0 fib daddr type 2 goto hide
-meta mark & {both:#010x} != 0x00000000 ct state 0x1,0x40 fib daddr type 2 drop
+meta mark & {both:#010x} != 0x00000000 ct state 0x1,0x40 fib daddr type 2 {stray}
 }}
 chain reveal {{
 type filter hook postrouting priority -300; policy accept;
-ip protocol 6 meta mark {outbound} oifname != \"{out}\" drop
+ip protocol 6 meta mark {outbound} oifname != \"{out}\" {no_way}
 {answers}ct mark {outbound} ct direction 0 ip daddr {hidden} ip daddr set ct reply ip saddr
 }}
 {contain}}}
@@ -91,8 +95,12 @@ ip protocol 6 meta mark {outbound} oifname != \"{out}\" drop
 mod tests {
     use redirect_common::names::{PROXY_RETURN_A, PROXY_RETURN_B};
 
-    use super::super::squeeze;
     use super::*;
+    use crate::resources::blocked::of_table;
+
+    fn folded(ways: &[Way]) -> String {
+        of_table(&render(ways)).0
+    }
 
     #[test]
     fn reads_as_nft_prints_it() {
@@ -108,31 +116,34 @@ mod tests {
             meta mark & 0x00000100 == 0x00000100 ct state 0x8 goto hide \
             meta mark & 0x00000100 == 0x00000100 ct direction 0 fib daddr type 2 goto hide \
             meta mark & 0x00000040 == 0x00000040 ct mark & 0x00000100 == 0x00000100 ct direction 0 fib daddr type 2 goto hide \
-            meta mark & 0x00000140 != 0x00000000 ct state 0x1,0x40 fib daddr type 2 drop } \
+            meta mark & 0x00000140 != 0x00000000 ct state 0x1,0x40 fib daddr type 2 counter drop comment \"stray\" } \
             chain reveal { type filter hook postrouting priority -300; policy accept; \
-            ip protocol 6 meta mark & 0x00000100 == 0x00000100 oifname != \"istioout\" drop \
-            ip protocol 6 meta mark & 0x00000240 == 0x00000040 oifname != \"veth1\" drop \
+            ip protocol 6 meta mark & 0x00000100 == 0x00000100 oifname != \"istioout\" counter drop comment \"outbound\" \
+            ip protocol 6 meta mark & 0x00000240 == 0x00000040 oifname != \"veth1\" counter drop comment \"answer\" \
             ct mark & 0x00000100 == 0x00000100 ct direction 0 ip daddr 192.168.127.2 ip daddr set ct reply ip saddr } \
             chain contain { type filter hook output priority 0; policy accept; \
             ip daddr 10.244.1.6 udp dport 6081 oifname != \"veth1\" drop } }";
-        assert_eq!(squeeze(&render(std::slice::from_ref(&way))), printed);
+        assert_eq!(folded(std::slice::from_ref(&way)), printed);
         let [a, b] = [(1, "veth1", PROXY_RETURN_A), (2, "veth2", PROXY_RETURN_B)].map(|(last, device, answers)| Way {
             proxy: Ipv4Addr::new(10, 244, 1, last),
             device: device.to_owned(),
             answers,
             ..way.clone()
         });
-        let both = squeeze(&render(&[a, b]));
+        let both = folded(&[a, b]);
         for rule in [
-            "ip protocol 6 meta mark & 0x00000250 == 0x00000040 oifname != \"veth1\" drop \
-             ip protocol 6 meta mark & 0x00000250 == 0x00000050 oifname != \"veth2\" drop ct mark",
+            "ip protocol 6 meta mark & 0x00000250 == 0x00000040 oifname != \"veth1\" counter drop comment \"answer\" \
+             ip protocol 6 meta mark & 0x00000250 == 0x00000050 oifname != \"veth2\" counter drop comment \"answer\" ct mark",
             "ip daddr 10.244.1.1 udp dport 6081 oifname != \"veth1\" drop \
              ip daddr 10.244.1.2 udp dport 6081 oifname != \"veth2\" drop } }",
         ] {
             assert!(both.contains(rule), "{both}");
         }
         // Without a ztunnel nothing may be on its way to it.
-        let none = squeeze(&render(&[]));
-        assert!(none.contains("ip protocol 6 meta mark & 0x00000240 == 0x00000040 drop") && !none.contains("contain"));
+        let none = folded(&[]);
+        assert!(
+            none.contains("ip protocol 6 meta mark & 0x00000240 == 0x00000040 counter drop")
+                && !none.contains("contain")
+        );
     }
 }

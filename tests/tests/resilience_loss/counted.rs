@@ -1,0 +1,61 @@
+//! What is dropped for want of a proxy is counted by why, in status and as a metric; what has nothing to do with it is not.
+
+use anyhow::{Context, Result, ensure};
+use redirect_lab::client::probe;
+use redirect_lab::demo::SETTLE;
+use redirect_lab::lab::Lab;
+use redirect_lab::layout::{NODE, REMOTE};
+use redirect_lab::status::Status;
+
+use super::is_without;
+
+/// Connections that nobody blocks.
+const MANY: u64 = 10;
+const DIRECT: [(&str, &str); 3] = [("plain", REMOTE), (REMOTE, "plain-b"), (NODE, "app-a")];
+const BLOCKED: [(&str, &str, &str); 4] = [
+    ("app-a", REMOTE, "outbound"),
+    ("app-b", "app-a", "outbound"),
+    (REMOTE, "app-a", "inbound"),
+    ("plain", "app-b", "inbound"),
+];
+
+/// ztunnel is `proxy`, and goes.
+pub(super) fn counted(lab: &mut Lab, proxy: &str) -> Result<()> {
+    lab.remove_pod(proxy)?;
+    lab.wait_until(SETTLE, "without a proxy", is_without)?;
+    let before = looked_again(lab)?;
+    for (from, to) in DIRECT {
+        for _ in 0..MANY {
+            probe(&lab.place(from)?, lab.target(to)?, None).with_context(|| format!("{from} to {to}"))?;
+        }
+    }
+    // The node itself may have said something into a tunnel, and each of these takes several packets.
+    let more = total(&looked_again(lab)?) - total(&before);
+    ensure!(more < MANY, "{more} more packets are counted as blocked");
+    for (from, to, why) in BLOCKED {
+        let before = count(&looked_again(lab)?, why);
+        let seen = probe(&lab.place(from)?, lab.target(to)?, None);
+        ensure!(seen.is_err(), "{from} reached {to}: {seen:?}");
+        lab.wait_until(SETTLE, &format!("{why} {from} to {to} counted"), |status| count(status, why) > before)?;
+    }
+    let (said, counts) = (lab.metrics()?, looked_again(lab)?.blocked);
+    for why in counts.keys() {
+        let name = format!("redirect_blocked_packets_total{{why=\"{why}\"}} ");
+        ensure!(said.contains(&name), "no {name}in {said}");
+    }
+    Ok(())
+}
+
+/// The status when all that counts has been looked at after this was asked.
+fn looked_again(lab: &Lab) -> Result<Status> {
+    let enough = lab.status()?.reconciles + 2;
+    lab.wait_until(SETTLE, "looked at again", |status| status.settled && status.reconciles >= enough)
+}
+
+fn count(status: &Status, why: &str) -> u64 {
+    status.blocked.get(why).copied().unwrap_or_default()
+}
+
+fn total(status: &Status) -> u64 {
+    status.blocked.values().sum()
+}
