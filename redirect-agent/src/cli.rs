@@ -7,7 +7,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use redirect_common::names;
 
-use crate::config::{Mode, TcAttach};
+use crate::config::{Mode, OnProxyLoss, TcAttach};
 use crate::install::{Places, Plugin};
 use crate::resources::chain::backend::Backend;
 use crate::trace::Target;
@@ -87,6 +87,11 @@ pub(crate) struct Run {
     /// Which iptables to use.
     #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
     pub(crate) iptables_backend: BackendChoice,
+    /// What becomes of meshed pods' TCP while no ztunnel on this node is Ready. Namespaces may say otherwise for their pods, by
+    /// annotation ambient.redirect.dev/on-proxy-loss; an agent that starts, an API server that is away, or a ztunnel that is Ready and
+    /// cannot be connected, is no such loss.
+    #[arg(long, value_enum, default_value_t = OnProxyLoss::Block)]
+    pub(crate) on_proxy_loss: OnProxyLoss,
     /// Seconds for which connections stay with the ztunnel that they were begun with when another follows it; they end with it, and
     /// sooner when a third one comes.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400))]

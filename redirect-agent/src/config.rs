@@ -34,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) bpf_dir: PathBuf,
     /// Record, lock and socket.
     pub(crate) state_dir: PathBuf,
+    /// What becomes of meshed pods while there is no ztunnel, unless their namespace says otherwise.
+    pub(crate) on_proxy_loss: OnProxyLoss,
     /// How long a former ztunnel keeps what it began.
     pub(crate) drain_timeout: Duration,
     /// How often everything is read back without an event.
@@ -57,6 +59,24 @@ impl Mode {
             Self::Ebpf => "ebpf",
             Self::Iptables => "iptables",
         }
+    }
+}
+
+/// What becomes of a meshed pod's TCP while no ztunnel on its node is Ready.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OnProxyLoss {
+    /// It is blocked, in and out.
+    #[default]
+    Block,
+    /// It passes unproxied, as if the pod were not meshed.
+    Bypass,
+}
+
+impl OnProxyLoss {
+    /// The one that an annotation names.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        <Self as ValueEnum>::from_str(name, false).ok()
     }
 }
 

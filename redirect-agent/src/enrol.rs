@@ -11,9 +11,14 @@ use redirect_common::names::{
 use serde::{Deserialize, Serialize};
 
 use crate::cni::book::{Assigned, Book, Named};
+use crate::config::OnProxyLoss;
 use crate::proxy::{Proxy, ProxyPod};
 use crate::resources::ledger::Problem;
 use crate::sources::{Pod, Snapshot};
+
+mod loss;
+
+use loss::Choices;
 
 /// What enrolment depends on beside the snapshot.
 pub(crate) struct Rules<'a> {
@@ -21,6 +26,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) node_name: &'a str,
     /// Namespace where ztunnel runs.
     pub(crate) proxy_namespace: &'a str,
+    /// What becomes of meshed pods while there is no ztunnel, unless their namespace says otherwise.
+    pub(crate) on_proxy_loss: OnProxyLoss,
     /// The node's own addresses.
     pub(crate) node_addresses: &'a BTreeSet<IpAddr>,
     /// What the CNI plugin has said of pods, before their status says it.
@@ -40,6 +47,8 @@ pub(crate) enum State {
     Meshed,
     /// It will be meshed when something has happened.
     Pending,
+    /// It belongs to the mesh and passes unproxied, because ztunnel is away and it is to.
+    Bypassed,
     /// It does not belong to the mesh.
     NotMeshed,
     /// It should be meshed, but something about it is wrong.
@@ -58,6 +67,9 @@ pub(crate) struct PodVerdict {
     pub(crate) ended: bool,
     pub(crate) state: State,
     pub(crate) reason: Option<String>,
+    /// What becomes of it while there is no ztunnel, if it is meshed.
+    #[serde(default)]
+    pub(crate) on_proxy_loss: OnProxyLoss,
 }
 
 impl PodVerdict {
@@ -74,6 +86,8 @@ pub(crate) struct Cluster {
     pub(crate) pods: Vec<PodVerdict>,
     /// IPv4 addresses of the meshed pods.
     pub(crate) meshed: BTreeSet<Ipv4Addr>,
+    /// Those of them that pass while there is no ztunnel.
+    pub(crate) may_bypass: BTreeSet<Ipv4Addr>,
     /// The Ready ztunnel of this node, newest first.
     pub(crate) proxy: Option<ProxyPod>,
     /// Why there is none.
@@ -102,41 +116,60 @@ impl Cluster {
 pub(crate) fn decide(snapshot: &Snapshot, rules: &Rules<'_>) -> Cluster {
     let pods = snapshot.pods.iter().map(|pod| &**pod);
     let here: Vec<_> = pods.filter(|pod| pod.node.as_deref() == Some(rules.node_name)).collect();
-    let ambient = snapshot.namespaces.iter().filter(|namespace| namespace.is_ambient);
-    let ambient: BTreeSet<_> = ambient.map(|namespace| namespace.name.as_str()).collect();
+    let namespaces = Namespaces::of(snapshot, rules);
     let mut cluster = Cluster { problems: snapshot.problems.clone(), ..Cluster::default() };
     choose_proxy(&here, rules, &mut cluster);
     let addresses = Addresses { assigned: assign(&here, rules.attachments), known: rules.known };
     let owners = owners(&here, cluster.proxy.as_ref(), &addresses);
     for pod in &here {
-        let verdict = judge(pod, &ambient, &owners, &addresses, rules);
+        let verdict = judge(pod, &namespaces, &owners, &addresses, rules);
         if verdict.state == State::Refused {
             cluster.problems.push(Problem::new(object(pod), verdict.reason.as_deref().unwrap_or("refused")));
         }
         if matches!(verdict.state, State::Meshed) {
-            cluster.meshed.extend(verdict.ips.iter().filter_map(|ip| match ip {
+            let ips = verdict.ips.iter().filter_map(|ip| match ip {
                 IpAddr::V4(ip) => Some(*ip),
                 IpAddr::V6(_) => None,
-            }));
+            });
+            if verdict.on_proxy_loss == OnProxyLoss::Bypass {
+                cluster.may_bypass.extend(ips.clone());
+            }
+            cluster.meshed.extend(ips);
         }
         cluster.pods.push(verdict);
     }
     cluster.problems.extend(impostors(&here, rules));
+    let meshed = cluster.pods.iter().filter(|pod| pod.state == State::Meshed);
+    cluster.problems.extend(namespaces.on_proxy_loss.problems(&meshed.map(|pod| pod.namespace.as_str()).collect()));
     cluster.attached = addresses.assigned.owners;
     cluster.pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
     cluster
 }
 
+/// What namespaces say of their pods.
+struct Namespaces<'a> {
+    ambient: BTreeSet<&'a str>,
+    on_proxy_loss: Choices<'a>,
+}
+
+impl<'a> Namespaces<'a> {
+    fn of(snapshot: &'a Snapshot, rules: &Rules<'_>) -> Self {
+        let all = || snapshot.namespaces.iter().map(|namespace| &**namespace);
+        let ambient = all().filter(|namespace| namespace.is_ambient).map(|namespace| namespace.name.as_str());
+        Self { ambient: ambient.collect(), on_proxy_loss: Choices::new(rules.on_proxy_loss, all()) }
+    }
+}
+
 fn judge(
     pod: &Pod,
-    ambient: &BTreeSet<&str>,
+    namespaces: &Namespaces<'_>,
     owners: &Owners<'_>,
     addresses: &Addresses<'_>,
     rules: &Rules<'_>,
 ) -> PodVerdict {
     let ips = addresses.of(pod);
     let malformed = pod.ips.as_ref().err().cloned();
-    let (state, reason) = match membership(pod, ambient, rules) {
+    let (state, reason) = match membership(pod, &namespaces.ambient, rules) {
         Err(reason) => (State::NotMeshed, Some(reason)),
         Ok(()) => match malformed.or_else(|| unusable(pod, &ips, owners, rules)) {
             Some(reason) => (State::Refused, Some(reason)),
@@ -156,6 +189,7 @@ fn judge(
         ended: pod.ended.is_some(),
         state,
         reason,
+        on_proxy_loss: namespaces.on_proxy_loss.of(&pod.namespace),
     }
 }
 

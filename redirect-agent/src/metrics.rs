@@ -35,6 +35,8 @@ pub(crate) fn render(status: &Status) -> Result<String, fmt::Error> {
     registry.register("mode", "The mode in force, and why it is not the one asked for", Info::new(mode));
     let meshed = status.pods.iter().filter(|pod| pod.state == State::Meshed).count() as u64;
     registry.register("meshed_pods", "Pods whose traffic is redirected", whole(meshed));
+    let help = "Meshed pods whose traffic passes unproxied, because ztunnel is away and they are to";
+    registry.register("bypassed_pods", help, whole(status.bypassed));
     let source = &status.source;
     registry.register("source_complete", "Whether all pods have been heard of once", gauge(source.complete));
     let since = source.stale_since.and_then(|since| u64::try_from(since.as_second()).ok());
@@ -142,10 +144,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_blocked_is_counted_by_why() {
-        let status = Status { blocked: [("outbound".to_owned(), 3)].into(), ..Status::default() };
+    fn what_was_blocked_and_who_is_bypassed_are_numbers() {
+        let status = Status { blocked: [("outbound".to_owned(), 3)].into(), bypassed: 2, ..Status::default() };
         let text = render(&status).unwrap();
         assert!(text.contains("redirect_blocked_packets_total{why=\"outbound\"} 3\n"), "{text}");
+        assert!(text.contains("redirect_bypassed_pods 2\n"), "{text}");
     }
 
     #[test]

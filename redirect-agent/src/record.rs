@@ -134,6 +134,16 @@ impl Record {
         })
     }
 
+    /// Whether no proxy was Ready, and none has been programmed since.
+    pub(crate) fn proxy_is_away(&self) -> bool {
+        self.data.proxy_is_away
+    }
+
+    /// Notes it, before anything is made of it.
+    pub(crate) fn set_proxy_is_away(&mut self, away: bool) -> anyhow::Result<()> {
+        if self.data.proxy_is_away == away { Ok(()) } else { self.change(|data| data.proxy_is_away = away) }
+    }
+
     /// The proxy that drains.
     pub(crate) fn draining(&self) -> Option<&Draining> {
         self.data.draining.as_ref()

@@ -73,6 +73,9 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) draining: Option<Former>,
     pub(crate) pods: Vec<PodVerdict>,
+    /// How many of them pass unproxied, because ztunnel is away and they are to.
+    #[serde(default)]
+    pub(crate) bypassed: u64,
     /// The CNI plugin, where the agent is to install it.
     #[serde(default)]
     pub(crate) cni_plugin: Option<PluginStatus>,
@@ -146,7 +149,7 @@ pub(crate) struct Former {
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ProxyState {
-    /// There is none; meshed pods' TCP is blocked.
+    /// There is none; meshed pods' TCP is blocked, but for those that are to pass.
     #[default]
     Absent,
     /// There is one, and its datapath is not whole.
@@ -170,7 +173,11 @@ impl fmt::Display for Status {
             writeln!(f, "draining: {namespace}/{name} {ip} on {veth}; connections that it has stay with it")?;
         }
         let meshed = self.pods.iter().filter(|pod| pod.state == State::Meshed).count();
-        writeln!(f, "pods: {meshed} meshed of {} on this node", self.pods.len())?;
+        let bypassed = match self.bypassed {
+            0 => String::new(),
+            bypassed => format!(", {bypassed} BYPASSED,"),
+        };
+        writeln!(f, "pods: {meshed} meshed{bypassed} of {} on this node", self.pods.len())?;
         for pod in &self.pods {
             writeln!(f, "  {}", pod_line(pod))?;
         }
@@ -213,7 +220,7 @@ impl fmt::Display for Repair {
 impl fmt::Display for ProxyStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
-            ProxyState::Absent => "absent (meshed pods' TCP is blocked)",
+            ProxyState::Absent => "absent (meshed pods' TCP is blocked, unless they are bypassed)",
             ProxyState::Pending => "pending",
             ProxyState::Programmed => "programmed",
         };
@@ -256,6 +263,7 @@ fn pod_line(pod: &PodVerdict) -> String {
     let state = match pod.state {
         State::Meshed => "meshed",
         State::Pending => "pending",
+        State::Bypassed => "BYPASSED",
         State::NotMeshed => "not meshed",
         State::Refused => "refused",
     };

@@ -224,6 +224,8 @@ pub const ANNOTATION_REDIRECTION: &str = "ambient.istio.io/redirection";
 pub const REDIRECTION_DISABLED: &str = "disabled";
 /// Value of [`ANNOTATION_REDIRECTION`] set by the agent.
 pub const REDIRECTION_ENABLED: &str = "enabled";
+/// Annotation of a namespace that says what becomes of its meshed pods while there is no ztunnel, whatever the agent is told of all.
+pub const ANNOTATION_ON_PROXY_LOSS: &str = "ambient.redirect.dev/on-proxy-loss";
 /// Annotation of a pod that has a sidecar.
 pub const ANNOTATION_SIDECAR: &str = "sidecar.istio.io/status";
 /// Label `app` of ztunnel's pods.

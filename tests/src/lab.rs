@@ -1,12 +1,12 @@
 //! A lab: making one, finding one that stands, removing one. Pods are in `pods`, the agent in `agent`.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use redirect_common::names::{LABEL_MODE, MODE_AMBIENT};
 
 use crate::cni::Network;
 use crate::layout::{
@@ -169,10 +169,9 @@ impl Lab {
         self.create_netns(&remote)?;
         node::connect(&node, &remote, self.options())?;
         self.manifests().create()?;
-        let ambient = [("istio.io/dataplane-mode".to_owned(), "ambient".to_owned())];
-        self.set_namespace(MESH_NAMESPACE, BTreeMap::from(ambient))?;
-        self.set_namespace(PLAIN_NAMESPACE, BTreeMap::new())?;
-        self.set_namespace(PROXY_NAMESPACE, BTreeMap::new())?;
+        self.label_namespace(MESH_NAMESPACE, LABEL_MODE, Some(MODE_AMBIENT))?;
+        self.mark_namespace(PLAIN_NAMESPACE, |_| {})?;
+        self.mark_namespace(PROXY_NAMESPACE, |_| {})?;
         daemons::serve(self, REMOTE, &remote, REMOTE_SERVER.port())?;
         for pod in pod::defaults()? {
             self.add_pod(pod)?;

@@ -5,11 +5,21 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::layout::{NODE_IP, NODE_NAME};
 use crate::pod::Pod;
 use crate::time::rfc3339;
+
+/// What is attached to an object by name.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Marks {
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
+}
 
 /// A folder of manifests.
 #[derive(Clone, Debug)]
@@ -43,11 +53,12 @@ impl Manifests {
     }
 
     /// Writes a namespace.
-    pub fn put_namespace(&self, name: &str, labels: &BTreeMap<String, String>) -> Result<()> {
+    pub fn put_namespace(&self, name: &str, marks: &Marks) -> Result<()> {
+        let Marks { labels, annotations } = marks;
         let object = json!({
             "apiVersion": "v1",
             "kind": "Namespace",
-            "metadata": { "name": name, "uid": format!("namespace-{name}"), "labels": labels },
+            "metadata": { "name": name, "uid": format!("namespace-{name}"), "labels": labels, "annotations": annotations },
         });
         self.write(&format!("ns-{name}.yaml"), &yaml(&object)?)
     }

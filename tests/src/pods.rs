@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::daemons;
 use crate::lab::Lab;
 use crate::layout::POD_PORT;
+use crate::manifests::Marks;
 use crate::netns::Netns;
 use crate::node::{ip_batch, prepare};
 use crate::pod::{Pod, Role};
@@ -120,15 +121,20 @@ impl Lab {
 
     /// Sets (`Some`) or removes (`None`) a label of a namespace.
     pub fn label_namespace(&mut self, namespace: &str, key: &str, value: Option<&str>) -> Result<()> {
-        let mut labels = self.state.namespaces.get(namespace).cloned().unwrap_or_default();
-        set(&mut labels, key, value);
-        self.set_namespace(namespace, labels)
+        self.mark_namespace(namespace, |marks| set(&mut marks.labels, key, value))
     }
 
-    /// Writes a namespace with exactly these labels.
-    pub(crate) fn set_namespace(&mut self, namespace: &str, labels: BTreeMap<String, String>) -> Result<()> {
-        self.manifests().put_namespace(namespace, &labels)?;
-        self.state.namespaces.insert(namespace.to_owned(), labels);
+    /// Sets (`Some`) or removes (`None`) an annotation of a namespace.
+    pub fn annotate_namespace(&mut self, namespace: &str, key: &str, value: Option<&str>) -> Result<()> {
+        self.mark_namespace(namespace, |marks| set(&mut marks.annotations, key, value))
+    }
+
+    /// Changes a namespace, or makes it.
+    pub(crate) fn mark_namespace(&mut self, namespace: &str, change: impl FnOnce(&mut Marks)) -> Result<()> {
+        let mut marks = self.state.namespaces.get(namespace).cloned().unwrap_or_default();
+        change(&mut marks);
+        self.manifests().put_namespace(namespace, &marks)?;
+        self.state.namespaces.insert(namespace.to_owned(), marks);
         self.save()
     }
 

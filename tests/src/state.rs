@@ -12,6 +12,7 @@ use crate::agent::AgentOptions;
 use crate::backend::Backend;
 use crate::cni::Topology;
 use crate::layout::state_root;
+use crate::manifests::Marks;
 use crate::netns::Netns;
 use crate::pod::Pod;
 use crate::process::Process;
@@ -36,7 +37,7 @@ pub(crate) struct State {
     pub(crate) netns: Vec<Netns>,
     pub(crate) processes: Vec<Process>,
     pub(crate) pods: Vec<Pod>,
-    pub(crate) namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) namespaces: BTreeMap<String, Marks>,
     /// How the agent was started last.
     pub(crate) agent: Option<AgentOptions>,
     /// Whether it may have pinned anything.

@@ -62,6 +62,9 @@ pub struct Status {
     /// The one before it, while what it began goes on with it.
     #[serde(default)]
     pub draining: Option<Former>,
+    /// How many pods pass unproxied, as ztunnel is away and they are to.
+    #[serde(default)]
+    pub bypassed: u64,
     /// The pods of this node.
     pub pods: Vec<PodStatus>,
     /// The CNI plugin, where the agent is to install it.
@@ -151,7 +154,7 @@ pub struct PodStatus {
     pub uid: String,
     /// Addresses.
     pub ips: Vec<String>,
-    /// `meshed`, `pending`, `not-meshed` or `refused`.
+    /// `meshed`, `pending`, `bypassed`, `not-meshed` or `refused`.
     pub state: String,
     /// Why.
     pub reason: Option<String>,
@@ -228,7 +231,13 @@ impl Status {
     /// Whether the pod called `name` is meshed.
     #[must_use]
     pub fn meshed(&self, name: &str) -> bool {
-        self.pod(name).is_some_and(|pod| pod.state == "meshed")
+        self.is(name, "meshed")
+    }
+
+    /// Whether the pod called `name` is in this state.
+    #[must_use]
+    pub fn is(&self, name: &str, state: &str) -> bool {
+        self.pod(name).is_some_and(|pod| pod.state == state)
     }
 
     /// The attachment of this container.

@@ -24,7 +24,8 @@ fn judge(status: &Status, pod: &PodVerdict) -> Result<Answer, String> {
     let reason = || pod.reason.clone().unwrap_or_default();
     match pod.state {
         State::Meshed => Ok(Answer::Enrolled),
-        State::NotMeshed => Ok(Answer::NotMeshed),
+        // Who is bypassed starts as if it were not meshed, too.
+        State::NotMeshed | State::Bypassed => Ok(Answer::NotMeshed),
         State::Refused => Ok(Answer::Refused(format!("pod {}/{} {}", pod.namespace, pod.name, reason()))),
         State::Pending => Err(with_problem(status, &format!("pod {}/{}: {}", pod.namespace, pod.name, reason()))),
     }
@@ -54,6 +55,7 @@ mod tests {
     use redirect_cni::protocol::Pod;
 
     use super::*;
+    use crate::config::OnProxyLoss;
     use crate::resources::ledger::Problem;
     use crate::status::{AttachmentStatus, CniStatus};
 
@@ -70,6 +72,7 @@ mod tests {
             ended: false,
             state,
             reason: Some("because".into()),
+            on_proxy_loss: OnProxyLoss::default(),
         };
         let pod = Pod { namespace: "mesh".into(), name: "a".into(), uid: uid.map(str::to_owned) };
         let attachment = AttachmentStatus { id: id(), pod, ips: Vec::new(), known: uid.is_some() };
@@ -81,7 +84,7 @@ mod tests {
     fn each_state_has_its_answer() {
         let of = |state| answer(&status(state, Some("u")), &id(), 3);
         assert_eq!(of(State::Meshed), Ok(Answer::Enrolled));
-        assert_eq!(of(State::NotMeshed), Ok(Answer::NotMeshed));
+        assert_eq!([of(State::NotMeshed), of(State::Bypassed)], [Ok(Answer::NotMeshed), Ok(Answer::NotMeshed)]);
         assert_eq!(of(State::Refused), Ok(Answer::Refused("pod mesh/a because".into())));
         assert_eq!(of(State::Pending), Err("pod mesh/a: because".into()));
     }

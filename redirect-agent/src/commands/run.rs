@@ -51,6 +51,7 @@ pub(crate) fn run(args: Run) -> anyhow::Result<()> {
         flows: args.flows,
         bpf_dir: args.bpf.bpf_dir,
         state_dir: args.state.state_dir,
+        on_proxy_loss: args.on_proxy_loss,
         drain_timeout: Duration::from_secs(args.drain_timeout),
         resync: Duration::from_secs(args.resync),
     };

@@ -52,11 +52,11 @@ fn is_judged(link: &Link) -> bool {
 
 /// What the maps hold.
 pub(crate) fn maps(inputs: &Inputs<'_>) -> Maps {
-    let Inputs { facts, meshed, traced, tunnel_port, .. } = *inputs;
+    let Inputs { facts, traced, tunnel_port, .. } = *inputs;
     let index = |name: &str| facts.links.iter().find(|link| link.name == name).map_or(0, |link| link.index);
-    let pod = |ip: &Ipv4Addr| {
-        let device = facts.device_of(IpAddr::V4(*ip)).map_or(0, |link| link.index);
-        (*ip, Pod::new(device, if traced.contains(ip) { Pod::TRACED } else { 0 }))
+    let pod = |ip: Ipv4Addr| {
+        let device = facts.device_of(IpAddr::V4(ip)).map_or(0, |link| link.index);
+        (ip, Pod::new(device, if traced.contains(&ip) { Pod::TRACED } else { 0 }))
     };
     let bridge = |port: &Link| {
         let bridge = facts.links.iter().find(|link| Some(link.index) == port.controller)?;
@@ -72,7 +72,7 @@ pub(crate) fn maps(inputs: &Inputs<'_>) -> Maps {
     let veths = facts.links.iter().filter(|link| link.kind.as_deref() == Some("veth"));
     let ports: BTreeMap<_, _> = veths.filter_map(bridge).collect();
     Maps {
-        pods: meshed.iter().map(pod).collect(),
+        pods: inputs.members().map(pod).collect(),
         // Programs read IPv4 only; every veth that comes and goes has an address of IPv6's.
         node: facts.addresses.iter().copied().filter_map(v4).collect(),
         config: Config {

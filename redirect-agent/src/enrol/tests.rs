@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use redirect_common::names::ANNOTATION_ON_PROXY_LOSS;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -50,7 +51,15 @@ fn cluster_after(pods: &[Value], attachments: &Book, known: &Known) -> Cluster {
     };
     let node_addresses = BTreeSet::from(["172.18.0.2".parse().unwrap()]);
     let proxy_namespace = "istio-system";
-    decide(&snapshot, &Rules { node_name: "n1", proxy_namespace, node_addresses: &node_addresses, attachments, known })
+    let rules = Rules {
+        node_name: "n1",
+        proxy_namespace,
+        on_proxy_loss: OnProxyLoss::Block,
+        node_addresses: &node_addresses,
+        attachments,
+        known,
+    };
+    decide(&snapshot, &rules)
 }
 
 fn state(value: Value) -> (State, String) {
@@ -221,4 +230,41 @@ fn an_attached_address_wins_over_what_statuses_claim() {
         (State::Meshed, State::Meshed),
         "its former address is not held against it"
     );
+}
+
+#[test]
+fn who_may_pass_without_a_ztunnel_is_said_by_namespaces_and_by_whole_pods() {
+    let mut app = pod("mesh", "app", "10.0.0.1");
+    app["status"]["podIPs"] = json!([{ "ip": "10.0.0.1" }, { "ip": "10.0.0.2" }]);
+    let decided = |word: Option<&str>, on_proxy_loss| {
+        let mut mesh = namespace("mesh", &json!({ LABEL_MODE: MODE_AMBIENT }));
+        if let Some(word) = word {
+            mesh["metadata"]["annotations"] = json!({ ANNOTATION_ON_PROXY_LOSS: word });
+        }
+        let plain = pod("default", "plain", "10.0.0.3");
+        let (namespaces, pods) = (vec![read(&mesh)], [&app, &plain].map(read).to_vec());
+        let (node_addresses, attachments, known) = (BTreeSet::new(), Book::default(), Known::new());
+        let rules = Rules {
+            node_name: "n1",
+            proxy_namespace: "istio-system",
+            on_proxy_loss,
+            node_addresses: &node_addresses,
+            attachments: &attachments,
+            known: &known,
+        };
+        decide(&Snapshot { namespaces, pods, problems: Vec::new() }, &rules)
+    };
+    let [block, bypass] = [OnProxyLoss::Block, OnProxyLoss::Bypass];
+    for (word, all, passes) in [
+        (None, block, false),
+        (None, bypass, true),
+        (Some("bypass"), block, true),
+        (Some("block"), bypass, false),
+        (Some("maybe"), bypass, false),
+    ] {
+        let cluster = decided(word, all);
+        assert_eq!(cluster.meshed.len(), 2);
+        assert_eq!(cluster.may_bypass, if passes { cluster.meshed.clone() } else { BTreeSet::new() }, "{word:?}");
+        assert_eq!(cluster.problems.len(), usize::from(word == Some("maybe")), "{:?}", cluster.problems);
+    }
 }

@@ -15,6 +15,10 @@ pub(crate) struct Inputs<'a> {
     pub(crate) facts: &'a Facts,
     /// Addresses of the meshed pods of this node.
     pub(crate) meshed: &'a BTreeSet<Ipv4Addr>,
+    /// Those of them that pass as if they were not meshed while ztunnel is away.
+    pub(crate) may_bypass: &'a BTreeSet<Ipv4Addr>,
+    /// No ztunnel was Ready, and none has been programmed since.
+    pub(crate) proxy_is_away: bool,
     /// Those of them whose packets are logged.
     pub(crate) traced: &'a BTreeSet<Ipv4Addr>,
     /// ztunnel; a former one while there is no other, so that its pods stay blocked and not bypassed.
@@ -49,6 +53,13 @@ impl<'a> Beside<'a> {
 }
 
 impl<'a> Inputs<'a> {
+    /// Addresses that are redirected, or blocked for as long as they cannot be. Who is bypassed is a member of nothing: neither of what
+    /// marks, nor of what blocks.
+    pub(crate) fn members(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let is_bypassed = |ip: &Ipv4Addr| self.proxy_is_away && self.may_bypass.contains(ip);
+        self.meshed.iter().copied().filter(move |ip| !is_bypassed(ip))
+    }
+
     /// Every ztunnel that there is, in the order of their seats: who is the one to turn to makes no difference.
     pub(crate) fn proxies(&self) -> impl Iterator<Item = Seated<'a>> {
         let both = [self.proxy, self.beside.map(Beside::seated)];

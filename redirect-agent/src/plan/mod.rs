@@ -41,7 +41,7 @@ pub(crate) struct Plan {
     pub(crate) sysctls: BTreeMap<Setting, String>,
     pub(crate) routes: BTreeSet<Route>,
     pub(crate) rules: Vec<Rule>,
-    /// Meshed pods' addresses in iptables mode.
+    /// Addresses of [`Inputs::members`] in iptables mode.
     pub(crate) set: Option<BTreeSet<Ipv4Addr>>,
     pub(crate) chains: Vec<Chain>,
     pub(crate) guards: Guards,
@@ -115,7 +115,7 @@ pub(crate) fn node(inputs: &Inputs<'_>) -> Plan {
         ..Plan::default()
     };
     if inputs.modes.contains(&Mode::Iptables) {
-        plan.set = Some(inputs.meshed.clone());
+        plan.set = Some(inputs.members().collect());
         plan.chains = iptables::node_chains(&rules);
         plan.guards.bridge = guard(inputs);
     }
@@ -184,12 +184,12 @@ fn node_routes(inputs: &Inputs<'_>, ends: &Ends<'_>) -> BTreeSet<Route> {
     routes.extend(back_to(inputs, ends.proxy, TABLE_PROXY));
     let own = inputs.with_own_way_back();
     routes.extend(own.flat_map(|seated| back_to(inputs, seated.proxy, way_back(seated.seat).1)));
-    routes.extend(inputs.meshed.iter().map(|pod| Route {
+    routes.extend(inputs.members().map(|pod| Route {
         gateway: Some(IpAddr::V4(ISTIOIN.proxy_addr)),
         // Without it the node would speak to its pods from the tunnel's address.
         source: Some(IpAddr::V4(ends.node_ip)),
         kind: RouteKind::Via,
-        ..host(TABLE_INBOUND, *pod, ISTIOIN.node_link)
+        ..host(TABLE_INBOUND, pod, ISTIOIN.node_link)
     }));
     routes
 }
@@ -264,13 +264,13 @@ fn guard(inputs: &Inputs<'_>) -> Option<Guard> {
         proxies: inputs.proxies().filter_map(behind_bridge).collect(),
         ..Guard::default()
     };
-    for pod in inputs.meshed {
-        let device = inputs.facts.device_of(IpAddr::V4(*pod));
+    for pod in inputs.members() {
+        let device = inputs.facts.device_of(IpAddr::V4(pod));
         let Some(bridge) = device.filter(|link| link.kind.as_deref() == Some("bridge")) else { continue };
         let Some(mac) = bridge.mac else { continue };
         let guarded =
             guard.bridges.entry(bridge.name.clone()).or_insert_with(|| GuardedBridge { mac, pods: BTreeSet::new() });
-        guarded.pods.insert(*pod);
+        guarded.pods.insert(pod);
     }
     (!guard.bridges.is_empty() || !guard.proxies.is_empty()).then_some(guard)
 }

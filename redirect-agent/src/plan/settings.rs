@@ -21,8 +21,8 @@ pub(super) fn node(inputs: &Inputs<'_>) -> BTreeMap<Setting, String> {
         settings.insert(Setting::new(device, RP_FILTER), rp_filter.clone());
         settings.insert(Setting::new(device, ACCEPT_LOCAL), "1".to_owned());
     }
-    for pod in inputs.meshed {
-        if let Some(device) = inputs.facts.device_of(IpAddr::V4(*pod)) {
+    for pod in inputs.members() {
+        if let Some(device) = inputs.facts.device_of(IpAddr::V4(pod)) {
             settings.insert(Setting::new(&device.name, RP_FILTER), rp_filter.clone());
         }
     }

@@ -33,6 +33,8 @@ fn inputs<'a>(facts: &'a Facts, meshed: &'a BTreeSet<Ipv4Addr>, proxy: Option<&'
     Inputs {
         facts,
         meshed,
+        may_bypass: &NOBODY,
+        proxy_is_away: false,
         traced: &NOBODY,
         proxy: proxy.map(|proxy| Seated { seat: Seat::A, proxy }),
         beside: None,
@@ -130,6 +132,24 @@ fn without_a_proxy_pods_are_marked_and_blocked_not_bypassed() {
     assert_eq!(plan.set, Some(meshed.clone()));
     assert!(plan.chains.iter().any(|chain| chain.table == "filter" && !chain.rules.is_empty()));
     assert_eq!(proxy(&inputs(&facts, &meshed, None)), Plan::default());
+}
+
+/// Wherever an address can be: in set, map, route, or guard of the bridge.
+#[test]
+fn who_is_bypassed_is_a_member_of_nothing_and_others_stay_blocked() {
+    let (facts, ztunnel) = (facts(), ztunnel());
+    let [open, shut]: [Ipv4Addr; 2] = [[10, 244, 1, 5].into(), [10, 244, 1, 7].into()];
+    let (meshed, may_bypass, blocked) = (BTreeSet::from([open, shut]), BTreeSet::from([open]), BTreeSet::from([shut]));
+    for modes in [&[Mode::Iptables][..], &[Mode::Ebpf], BOTH_MODES] {
+        for proxy in [None, Some(&ztunnel)] {
+            let all = Inputs { modes, ..inputs(&facts, &meshed, proxy) };
+            let may = Inputs { may_bypass: &may_bypass, ..all };
+            assert_eq!(node(&may), node(&all), "ztunnel is there");
+            let away = Inputs { proxy_is_away: true, ..may };
+            assert_eq!(node(&away), node(&Inputs { meshed: &blocked, ..all }), "as if it were not meshed");
+            assert_eq!(node(&Inputs { proxy_is_away: true, ..all }), node(&all), "nobody may pass");
+        }
+    }
 }
 
 #[test]

@@ -40,6 +40,7 @@ impl Reconciler {
             &enrol::Rules {
                 node_name: &self.config.node_name,
                 proxy_namespace: &self.config.proxy_namespace,
+                on_proxy_loss: self.config.on_proxy_loss,
                 node_addresses: &facts.addresses,
                 attachments: &look.book,
                 known: self.record.known(),
@@ -47,6 +48,7 @@ impl Reconciler {
         );
         // Before anything is made of them: an agent that starts anew must know them too.
         self.record.set_known(cluster.known())?;
+        self.look_for_loss(&cluster)?;
         self.follow_trace(&cluster);
         let node_ip = self.node_ip(&cluster, &facts, ledger);
         self.release_ended(&cluster);
@@ -141,6 +143,7 @@ impl Reconciler {
                 run.cause = Cause::node(Classes::ROUTING);
             }
         }
+        self.end_loss(run.cluster, candidate.as_ref(), ledger)?;
         plans.node = self.converge_node(run, candidate.as_mut(), None, ledger)?;
         self.leave_other_backends(candidate.as_mut(), ledger)?;
         self.programmed = candidate;
@@ -218,6 +221,8 @@ impl Reconciler {
         Ok(Inputs {
             facts: run.facts,
             meshed: &run.cluster.meshed,
+            may_bypass: &run.cluster.may_bypass,
+            proxy_is_away: self.record.proxy_is_away(),
             traced: &self.trace.addresses,
             proxy: proxy.map(|proxy| Seated { seat, proxy }),
             beside: coming.map(|coming| Beside::Coming(on_other(coming))).or_else(draining),

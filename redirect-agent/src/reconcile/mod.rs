@@ -36,6 +36,7 @@ pub(crate) mod doorbell;
 mod events;
 mod fights;
 pub(crate) mod heart;
+mod loss;
 mod pins;
 mod programs;
 mod rehearsal;

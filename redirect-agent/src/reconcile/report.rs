@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::config::OnProxyLoss;
 use crate::enrol::{Cluster, PodVerdict, State};
 use crate::kernel::process;
 use crate::proxy::Proxy;
@@ -17,7 +18,9 @@ pub(super) fn status(reconciler: &Reconciler, problems: Vec<Problem>) -> Status 
     let mut all = problems;
     all.extend(cluster.problems);
     let healthy = reconciler.settled.is_some();
-    let pods = cluster.pods.into_iter().map(|pod| with_datapath(pod, reconciler, &proxy, healthy)).collect();
+    let pods: Vec<_> = cluster.pods.into_iter().map(|pod| with_datapath(pod, reconciler, &proxy, healthy)).collect();
+    let bypassed = pods.iter().filter(|pod| pod.state == State::Bypassed).count() as u64;
+    all.extend((bypassed > 0).then(bypass));
     let tunnel_port = reconciler.settled.as_ref().and_then(|plans| plans.node.links.first()).map(|link| link.port);
     Status {
         node: reconciler.config.node_name.clone(),
@@ -49,9 +52,18 @@ pub(super) fn status(reconciler: &Reconciler, problems: Vec<Problem>) -> Status 
         proxy,
         draining: reconciler.record.draining().map(|draining| former(&draining.proxy)),
         pods,
+        bypassed,
         notes: reconciler.notes.iter().cloned().chain(reconciler.record.note()).collect(),
         problems: all,
     }
+}
+
+/// Without their number: it is one thing that is wrong, however many come and go.
+fn bypass() -> Problem {
+    Problem::new(
+        "ztunnel",
+        "is away, and the pods that are bypassed pass unproxied meanwhile, as --on-proxy-loss or their namespaces ask for",
+    )
 }
 
 fn former(proxy: &Proxy) -> Former {
@@ -92,6 +104,12 @@ fn with_datapath(mut pod: PodVerdict, reconciler: &Reconciler, proxy: &ProxyStat
         return pod;
     }
     let unplumbed = pod.ips.iter().find(|ip| ip.is_ipv4() && !reconciler.plumbed(**ip));
+    let may_bypass = pod.on_proxy_loss == OnProxyLoss::Bypass;
+    if unplumbed.is_none() && may_bypass && reconciler.record.proxy_is_away() {
+        pod.state = State::Bypassed;
+        pod.reason = Some("ztunnel is away; its TCP passes unproxied meanwhile".into());
+        return pod;
+    }
     let reason = match unplumbed {
         Some(ip) => Some(format!("no interface of this node leads to {ip} yet")),
         None if proxy.state == ProxyState::Absent => Some("waits for ztunnel; its TCP is blocked meanwhile".into()),

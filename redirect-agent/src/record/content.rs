@@ -49,6 +49,9 @@ pub(super) struct Data {
     /// The one before it, while what it began goes on with it.
     #[serde(default)]
     pub(super) draining: Option<Draining>,
+    /// No proxy was Ready, and none has been programmed since.
+    #[serde(default)]
+    pub(super) proxy_is_away: bool,
     /// Where that proxy's tunnels end on the node.
     pub(super) node_ip: Option<Ipv4Addr>,
     /// Which guards may stand; a new record does not know.

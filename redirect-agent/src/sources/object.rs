@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use redirect_common::names::{
-    ANNOTATION_REDIRECTION, ANNOTATION_SIDECAR, LABEL_MODE, MODE_AMBIENT, PROXY_APP, REDIRECTION_DISABLED,
+    ANNOTATION_ON_PROXY_LOSS, ANNOTATION_REDIRECTION, ANNOTATION_SIDECAR, LABEL_MODE, MODE_AMBIENT, PROXY_APP,
+    REDIRECTION_DISABLED,
 };
 use serde::Deserialize;
 
@@ -21,6 +22,8 @@ pub(crate) struct Namespace {
     pub(crate) name: String,
     /// Whether it is labelled into the mesh.
     pub(crate) is_ambient: bool,
+    /// Its annotation [`ANNOTATION_ON_PROXY_LOSS`].
+    pub(crate) on_proxy_loss: Option<String>,
 }
 
 /// A pod. Two are equal when enrolment cannot tell them apart; that the agent has annotated one makes no difference.
@@ -144,7 +147,8 @@ impl Metadata {
 impl From<Wire> for Namespace {
     fn from(wire: Wire) -> Self {
         let is_ambient = wire.metadata.label(LABEL_MODE) == Some(MODE_AMBIENT);
-        Self { name: wire.metadata.name.unwrap_or_default(), is_ambient }
+        let on_proxy_loss = wire.metadata.annotation(ANNOTATION_ON_PROXY_LOSS).map(str::to_owned);
+        Self { name: wire.metadata.name.unwrap_or_default(), is_ambient, on_proxy_loss }
     }
 }
 

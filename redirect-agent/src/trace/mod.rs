@@ -85,12 +85,16 @@ fn check(status: &Status, pod: Option<&Target>) -> anyhow::Result<()> {
     let known = pods.find(|pod| pod.namespace == wanted.namespace && pod.name == wanted.name);
     let known = known.with_context(|| format!("there is no pod {wanted} on this node"))?;
     let reason = known.reason.as_deref().unwrap_or("see status");
-    ensure!(matches!(known.state, State::Meshed | State::Pending), "pod {wanted} is not meshed: {reason}");
+    ensure!(
+        matches!(known.state, State::Meshed | State::Pending | State::Bypassed),
+        "pod {wanted} is not meshed: {reason}"
+    );
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::config::OnProxyLoss;
     use crate::enrol::PodVerdict;
 
     use super::*;
@@ -104,6 +108,7 @@ mod tests {
             ended: false,
             state,
             reason: None,
+            on_proxy_loss: OnProxyLoss::default(),
         };
         Status { mode: mode.into(), pods: vec![pod], ..Status::default() }
     }

@@ -58,17 +58,18 @@ pub(super) struct Entry {
     pub(super) at_proxy: bool,
 }
 
-/// Sightings of one attempt at one spot: the first, and how many.
+/// Sightings of one attempt at one spot: the first, when the last was, and how many.
 #[derive(Clone, Debug)]
 pub(super) struct Sightings {
     pub(super) first: Sighting,
+    pub(super) last: Duration,
     pub(super) count: usize,
 }
 
 /// All of it.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    since: Instant,
+    pub(super) since: Instant,
     pub(super) surroundings: Surroundings,
     pub(super) entries: Vec<Entry>,
     by_client: HashMap<SocketAddrV4, usize>,
@@ -78,7 +79,7 @@ pub(super) struct Ledger {
     /// Under the client's own ends, where nothing of it may be.
     pub(super) escapes: BTreeMap<(usize, Spot, bool), Sightings>,
     /// Cookies under other ends than the client's. Whether a proxy has connected from there is on its record.
-    pub(super) elsewhere: HashMap<(usize, [SocketAddrV4; 2]), Sightings>,
+    pub(super) elsewhere: BTreeMap<(usize, [SocketAddrV4; 2]), Sightings>,
     /// Between a meshed server and this end, which no client has, away from server and proxies. Whether it is a proxy's connection onward
     /// is on its record.
     pub(super) strayed: BTreeMap<(SocketAddrV4, Spot), Sightings>,
@@ -96,7 +97,7 @@ impl Ledger {
             by_cookie: HashMap::new(),
             servers: HashMap::new(),
             escapes: BTreeMap::new(),
-            elsewhere: HashMap::new(),
+            elsewhere: BTreeMap::new(),
             strayed: BTreeMap::new(),
             disguised: BTreeMap::new(),
         }
@@ -148,9 +149,7 @@ impl Ledger {
         }
         let named = cookie.and_then(|cookie| self.by_cookie.get(&cookie).copied());
         if let Some(number) = named.filter(|number| owner != Some(*number)) {
-            let seen =
-                self.elsewhere.entry((number, ends)).or_insert_with(|| Sightings { first: sighting(true), count: 0 });
-            seen.count += 1;
+            note(self.elsewhere.entry((number, ends)), sighting(true));
         }
         let served = self.servers.get_key_value(&ends[0]).or_else(|| self.servers.get_key_value(&ends[1]));
         if let Some((server, pod)) = served.filter(|_| owner.is_none()) {
@@ -166,9 +165,10 @@ impl Ledger {
 }
 
 fn note<K: Ord>(entry: std::collections::btree_map::Entry<'_, K, Sightings>, sighting: Sighting) {
-    let cookie = sighting.cookie;
-    let seen = entry.or_insert(Sightings { first: sighting, count: 0 });
+    let (cookie, when) = (sighting.cookie, sighting.when);
+    let seen = entry.or_insert(Sightings { first: sighting, last: when, count: 0 });
     seen.count += 1;
+    seen.last = when;
     seen.first.cookie |= cookie;
 }
 

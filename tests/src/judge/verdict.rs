@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
@@ -15,6 +16,8 @@ const SHOWN: usize = 5;
 /// What became of all attempts.
 #[derive(Clone, Debug)]
 pub struct Verdict {
+    /// When the judge began to watch.
+    pub since: Instant,
     /// Attempts that were registered.
     pub attempts: usize,
     /// Those that came about.
@@ -38,6 +41,8 @@ pub struct Escape {
     pub sign: Sign,
     /// The first of them.
     pub first: Sighting,
+    /// When the last was, after the judge began to watch.
+    pub last: Duration,
     /// How many there were.
     pub count: usize,
 }
@@ -70,6 +75,7 @@ impl Verdict {
             Some(format!("{}: {what}", entry.attempt))
         });
         Self {
+            since: ledger.since,
             attempts: ledger.entries.len(),
             came_about: came_about().count(),
             packets,
@@ -84,6 +90,23 @@ impl Verdict {
         self.is_sound()?;
         let shown = self.escapes.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join("\n");
         ensure!(self.escapes.is_empty(), "{} escapes:\n{shown}", self.escapes.len());
+        Ok(())
+    }
+
+    /// Nothing escaped but what did so first between `begin` and `end`, and that no more once it was `over`; and nothing could have without
+    /// being seen.
+    pub fn nothing_escaped_but(&self, begin: Instant, end: Instant, over: Instant) -> Result<()> {
+        self.is_sound()?;
+        let [begin, end, over] = [begin, end, over].map(|moment| moment.duration_since(self.since));
+        let wrong = |escape: &&Escape| !(begin..=end).contains(&escape.first.when) || escape.last > over;
+        let wrong: Vec<_> = self.escapes.iter().filter(wrong).collect();
+        let shown = wrong.iter().take(SHOWN).map(|escape| format!("{escape}, last at {:.2?}", escape.last));
+        let shown = shown.collect::<Vec<_>>().join("\n");
+        ensure!(
+            wrong.is_empty(),
+            "{} escapes that are not from {begin:.2?} to {end:.2?}, or go on after {over:.2?}:\n{shown}",
+            wrong.len()
+        );
         Ok(())
     }
 
@@ -130,6 +153,7 @@ fn escapes(ledger: &Ledger, records: &[Record]) -> Vec<Escape> {
         attempt: number.map(|number| ledger.entries[number].attempt.clone()),
         sign,
         first: seen.first.clone(),
+        last: seen.last,
         count: seen.count,
     };
     let mut all: Vec<Escape> =

@@ -44,8 +44,8 @@ impl Cluster {
         let agent = control_plane.service_account(deploy::NAMESPACE, deploy::NAME)?;
         let kubeconfig = control_plane.kubeconfig("agent.json", &agent)?;
         admin.put_node(NODE_NAME, NODE_IP)?;
-        for (name, labels) in &lab.state.namespaces {
-            admin.put_namespace(name, labels)?;
+        for (name, marks) in &lab.state.namespaces {
+            admin.put_namespace(name, &marks.labels)?;
         }
         for pod in lab.pods() {
             admin.put_pod(pod)?;

@@ -74,6 +74,31 @@ pub struct Failure {
     pub proxy: Option<String>,
 }
 
+/// A connection that came about and went another way than through the right listener of the proxy.
+#[derive(Clone, Debug)]
+pub struct Astray {
+    /// Connections like it.
+    pub stream: &'static str,
+    /// Its client's end.
+    pub client: SocketAddrV4,
+    /// Its other end.
+    pub to: SocketAddrV4,
+    /// Which way it went.
+    pub wrong: String,
+    /// When the client began to connect.
+    pub begun: Instant,
+    /// When it had its answer.
+    pub ended: Instant,
+}
+
+/// As an operator would say it.
+impl fmt::Display for Astray {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stream, client, to, wrong, .. } = self;
+        write!(f, "{stream} ({client} to {to}): {wrong}")
+    }
+}
+
 /// As an operator would say it.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-pub use failure::{Class, Failure};
+pub use failure::{Astray, Class, Failure};
 pub use report::Report;
 
 use self::stream::{ALL, FEW, Kind, Stream};
@@ -82,6 +82,8 @@ struct State {
 struct Tried {
     stream: Stream,
     client: SocketAddrV4,
+    begun: Instant,
+    ended: Instant,
     outcome: Result<(), Failure>,
 }
 
@@ -170,12 +172,13 @@ impl Traffic {
         let mut report = Report { gave_up, slowest: state.slowest, ..Report::default() };
         report.standing = state.standing.drain(..).map(|(stream, client)| (stream, by(client))).collect();
         report.broken = mem::take(&mut state.broken);
-        for Tried { stream, client, outcome } in mem::take(&mut state.attempts) {
+        for Tried { stream, client, begun, ended, outcome } in mem::take(&mut state.attempts) {
             report.tried += 1;
             let record = seen.get(&SocketAddr::V4(client)).map(|(_, record)| record);
             let wrong = outcome.map(|()| stream.astray(record)).map_err(|failure| report.failed.push(failure));
             let wrong = wrong.ok().flatten();
-            report.astray.extend(wrong.map(|wrong| format!("{} ({client} to {}): {wrong}", stream.name, stream.to)));
+            let astray = |wrong| Astray { stream: stream.name, client, to: stream.to, wrong, begun, ended };
+            report.astray.extend(wrong.map(astray));
         }
         for failure in report.failed.iter_mut().chain(&mut report.broken) {
             failure.proxy = by(failure.client);
@@ -266,11 +269,14 @@ fn failure(stream: &Stream, client: SocketAddrV4, begun: Instant, error: &anyhow
 
 fn keep_connecting(shared: &Shared, stream: &Stream) {
     loop {
+        let begun = Instant::now();
         let made = shared.connect(stream);
+        let ended = Instant::now();
         let mut state = shared.lock();
         match made {
             Ok((client, outcome)) => {
-                state.attempts.push(Tried { stream: stream.clone(), client, outcome: outcome.map(drop) });
+                let outcome = outcome.map(drop);
+                state.attempts.push(Tried { stream: stream.clone(), client, begun, ended, outcome });
             }
             Err(error) => {
                 state.gave_up.push(format!("{}: {error:#}", stream.name));

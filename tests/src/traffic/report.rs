@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::failure::{Class, Failure};
+use super::failure::{Astray, Class, Failure};
 
 /// What became of it all.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ pub struct Report {
     /// Those that did not come about, and why.
     pub failed: Vec<Failure>,
     /// Those that came about and went another way than through the right listener of the proxy.
-    pub astray: Vec<String>,
+    pub astray: Vec<Astray>,
     /// Long connections that broke, and why.
     pub broken: Vec<Failure>,
     /// How long the slowest new connection took, until its first answer, and of which stream it was.

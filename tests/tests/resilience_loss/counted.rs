@@ -4,7 +4,8 @@ use anyhow::{Context, Result, ensure};
 use redirect_lab::client::probe;
 use redirect_lab::demo::SETTLE;
 use redirect_lab::lab::Lab;
-use redirect_lab::layout::{NODE, REMOTE};
+use redirect_lab::layout::{NODE, PROXY_NAMESPACE, REMOTE};
+use redirect_lab::pod::Pod;
 use redirect_lab::status::Status;
 
 use super::is_without;
@@ -19,8 +20,8 @@ const BLOCKED: [(&str, &str, &str); 4] = [
     ("plain", "app-b", "inbound"),
 ];
 
-/// ztunnel is `proxy`, and goes.
-pub(super) fn counted(lab: &mut Lab, proxy: &str) -> Result<()> {
+/// ztunnel is `proxy`, and goes; then `next` comes.
+pub(super) fn counted(lab: &mut Lab, proxy: &str, next: &str) -> Result<()> {
     lab.remove_pod(proxy)?;
     lab.wait_until(SETTLE, "without a proxy", is_without)?;
     let before = looked_again(lab)?;
@@ -43,7 +44,8 @@ pub(super) fn counted(lab: &mut Lab, proxy: &str) -> Result<()> {
         let name = format!("redirect_blocked_packets_total{{why=\"{why}\"}} ");
         ensure!(said.contains(&name), "no {name}in {said}");
     }
-    Ok(())
+    lab.add_pod(Pod::proxy(PROXY_NAMESPACE, next)?)?;
+    lab.wait_until(SETTLE, "programmed", |status| status.proxied_by(next)).map(drop)
 }
 
 /// The status when all that counts has been looked at after this was asked.

@@ -1,7 +1,9 @@
 //! There is no ztunnel: it has ended, with the agent there to see it or without, and its address may be another pod's. Nothing meshed
-//! comes about, nothing leaves the node past the proxy, in a tunnel or without, and what does not need a proxy goes on.
+//! comes about, nothing leaves the node past the proxy, in a tunnel or without, and what does not need a proxy goes on. Where an operator wants
+//! it otherwise, pods pass without a proxy, and no longer than there is none.
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
+mod bypass;
 mod counted;
 
 use std::time::Instant;
@@ -9,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use redirect_lab::demo::{SETTLE, ZTUNNEL};
 use redirect_lab::harness::{Checks, options, start, watchful};
-use redirect_lab::judge::Judge;
+use redirect_lab::judge::{Judge, Verdict};
 use redirect_lab::lab::Lab;
 use redirect_lab::layout::{PLAIN_NAMESPACE, PROXY_NAMESPACE};
 use redirect_lab::pod::Pod;
@@ -17,7 +19,7 @@ use redirect_lab::scoped::ScopedLab;
 use redirect_lab::status::Status;
 use redirect_lab::table;
 use redirect_lab::tally::Tally;
-use redirect_lab::traffic::Traffic;
+use redirect_lab::traffic::{Report, Traffic};
 use rustix::process::Signal;
 
 /// Connections of each stream in each phase.
@@ -28,6 +30,9 @@ const PROXIED: [&str; 5] =
     ["meshed to remote", "remote to meshed", "meshed to meshed", "meshed to a service", "unmeshed to meshed"];
 const SECOND: &str = "ztunnel-2";
 const THIRD: &str = "ztunnel-3";
+const FOURTH: &str = "ztunnel-4";
+const FIFTH: &str = "ztunnel-5";
+const SIXTH: &str = "ztunnel-6";
 
 #[test]
 fn without_a_proxy_nothing_passes() -> Result<()> {
@@ -37,7 +42,10 @@ fn without_a_proxy_nothing_passes() -> Result<()> {
     checks.check("ztunnel goes, and the agent sees it", || seen(&mut lab));
     checks.check("the next goes while no agent runs, and another pod gets its address", || unseen(&mut lab));
     checks.check("the table, beside that pod", || table::check(&lab, THIRD));
-    checks.check("what is blocked then is counted by why", || counted::counted(&mut lab, THIRD));
+    checks.check("what is blocked then is counted by why", || counted::counted(&mut lab, THIRD, FOURTH));
+    checks.check("ztunnel goes, and all may pass but one namespace", || bypass::by_flag(&mut lab, FOURTH, FIFTH));
+    checks.check("ztunnel goes, and one namespace may pass", || bypass::by_namespace(&mut lab, FIFTH, SIXTH));
+    checks.check("the table after that", || table::check(&lab, SIXTH));
     checks.finish()
 }
 
@@ -117,14 +125,20 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
-    fn end(self, what: &str) -> Result<()> {
+    /// What was seen, and between which moments there was no proxy.
+    fn finish(self, what: &str) -> Result<(Report, Verdict, Instant, Instant)> {
         let (report, verdict) = (self.traffic.stop()?, self.judge.finish(self.lab)?);
         let mut tally = Tally::default();
         tally.add(what, 1, &report, &verdict);
         tally.print();
+        let (lost, back) = self.lost.zip(self.back).context("nothing was lost, or nothing came")?;
+        Ok((report, verdict, lost, back))
+    }
+
+    fn end(self, what: &str) -> Result<()> {
+        let (report, verdict, lost, back) = self.finish(what)?;
         verdict.nothing_escaped()?;
         ensure!(report.astray.is_empty() && report.gave_up.is_empty(), "{:?}, {:?}", report.astray, report.gave_up);
-        let (lost, back) = self.lost.zip(self.back).context("nothing was lost, or nothing came")?;
         for failure in report.failed.iter().chain(&report.broken) {
             ensure!(!DIRECT.contains(&failure.stream), "this needs no proxy: {failure}");
             ensure!(failure.ended >= lost && failure.begun <= back, "there was a proxy: {failure}");

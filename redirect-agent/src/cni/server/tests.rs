@@ -7,6 +7,7 @@ use redirect_cni::protocol::{AttachmentId, NetnsId, Pod, Valid};
 use super::*;
 use crate::cni::book::Book;
 use crate::cni::book::tests::attached;
+use crate::config::OnProxyLoss;
 use crate::enrol::{PodVerdict, State};
 use crate::sources::Snapshot;
 use crate::status::{AttachmentStatus, CniStatus};
@@ -51,6 +52,7 @@ impl Agent {
             ended: false,
             state,
             reason: Some("waits for ztunnel".into()),
+            on_proxy_loss: OnProxyLoss::default(),
         };
         self.status.send_replace(Status { ready: true, pods: vec![pod], cni, ..Status::default() });
     }

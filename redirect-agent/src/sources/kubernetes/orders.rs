@@ -58,7 +58,7 @@ fn wanted(state: State, seen: &WatchedPod) -> Option<bool> {
     match state {
         State::Meshed => (written != Some(REDIRECTION_ENABLED)).then_some(true),
         // It is not redirected, whatever it should be.
-        State::NotMeshed | State::Refused => (written == Some(REDIRECTION_ENABLED)).then_some(false),
+        State::NotMeshed | State::Refused | State::Bypassed => (written == Some(REDIRECTION_ENABLED)).then_some(false),
         // It is in the mesh, and blocked until its way is whole again; or it is not known yet whether it is.
         State::Pending => None,
     }

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::start_with;
+use crate::config::OnProxyLoss;
 use crate::enrol::{PodVerdict, State};
 use crate::sources::{Health, Source};
 use crate::status::Status;
@@ -162,7 +163,8 @@ fn pod(uid: &str, version: &str, redirection: Option<&str>) -> Value {
 
 fn verdict(uid: &str, state: State) -> PodVerdict {
     let (namespace, name) = ("mesh".to_owned(), "a".to_owned());
-    PodVerdict { namespace, name, uid: uid.into(), ips: Vec::new(), ended: false, state, reason: None }
+    let on_proxy_loss = OnProxyLoss::default();
+    PodVerdict { namespace, name, uid: uid.into(), ips: Vec::new(), ended: false, state, reason: None, on_proxy_loss }
 }
 
 async fn pods_are(source: &Source, uids: &[&str]) {

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::config::OnProxyLoss;
 
 fn seen(redirection: Option<&str>, version: &str) -> WatchedPod {
     let annotations = redirection.map(|value| json!({ ANNOTATION_REDIRECTION: value }));
@@ -18,6 +19,7 @@ fn due(state: State, pod: WatchedPod) -> Option<bool> {
         ended: false,
         state,
         reason: None,
+        on_proxy_loss: OnProxyLoss::default(),
     };
     orders(&[verdict], &BTreeMap::from([("u".to_owned(), pod)])).first().map(|order| order.enable)
 }
@@ -39,6 +41,8 @@ fn what_is_written_for_which_state() {
         (State::NotMeshed, Some("something"), None),
         (State::Refused, None, None),
         (State::Refused, Some("enabled"), Some(false)),
+        (State::Bypassed, None, None),
+        (State::Bypassed, Some("enabled"), Some(false)),
         (State::Pending, None, None),
         (State::Pending, Some("enabled"), None),
     ];
