@@ -1,0 +1,136 @@
+//! Writes of the agent fail, one after the other, while pods join and leave, at the start, at a cleanup, and while a ztunnel follows
+//! another: it says so, and what stands in the end is what would have stood without. The writes of each phase are counted first; then
+//! some of them fail, in one of three ways each: every fourteenth, all in the long form, or every `REDIRECT_FAULTS_EVERY`th.
+#![allow(unused_crate_dependencies, reason = "they are the library's")]
+
+mod phase;
+mod tools;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use redirect_lab::demo::ZTUNNEL;
+use redirect_lab::faults::{How, REASON};
+use redirect_lab::harness::{Checks, is_settled, often, options};
+use redirect_lab::lab::Lab;
+use redirect_lab::scoped::ScopedLab;
+use redirect_lab::snapshot::Snapshot;
+use redirect_lab::table;
+
+use phase::{DEADLINE, NEXT, Phase};
+
+/// Every which write fails in the short form; every one in the long form.
+const EVERY: usize = 14;
+
+#[test]
+fn a_write_that_fails_leaves_nothing_half_done() -> Result<()> {
+    let mut lab = ScopedLab::up(options("faults")?)?;
+    let mut checks = Checks::default();
+    println!("@columns writes that fail | while | writes | made to fail | of them as without");
+    for phase in Phase::ALL {
+        let golden = Golden::of(&mut lab, phase)?;
+        let ways = golden.by_way();
+        println!("{phase:?}: {} writes: {ways:?}", golden.points.len());
+        checks.check(&format!("{phase:?} has writes"), || {
+            ensure!(!golden.points.is_empty(), "no write was counted");
+            Ok(())
+        });
+        let (chosen, mut held) = (chosen(&golden.points)?, 0);
+        for (turn, skip) in chosen.iter().copied().enumerate() {
+            let how = How::ALL[turn % How::ALL.len()];
+            let name = format!("{phase:?}, write {skip} ({}): {how}", golden.points[skip]);
+            checks.check(&name, || golden.holds(&mut lab, how, skip).inspect(|()| held += 1));
+        }
+        println!("@figure writes that fail | {phase:?} | {} | {} | {held}", golden.points.len(), chosen.len());
+    }
+    checks.check("the table, after all of it", || {
+        lab.remove_pod(NEXT)?;
+        lab.wait_until(DEADLINE, "settled", is_settled)?;
+        table::check(&lab, ZTUNNEL)
+    });
+    checks.finish()
+}
+
+/// Some of the points, and the first of each way to write.
+fn chosen(points: &[String]) -> Result<Vec<usize>> {
+    let every: usize = match std::env::var("REDIRECT_FAULTS_EVERY") {
+        Ok(number) => number.parse().context("REDIRECT_FAULTS_EVERY")?,
+        Err(_) => often(EVERY, 1),
+    };
+    ensure!(every > 0, "every 0th write is none");
+    let first = |way: &str| points.iter().position(|point| point.starts_with(way));
+    let mut chosen: Vec<_> = (0..points.len()).step_by(every).collect();
+    chosen.extend(["netlink", "batch", "bpf", "file"].into_iter().filter_map(first));
+    chosen.sort_unstable();
+    chosen.dedup();
+    Ok(chosen)
+}
+
+/// A phase as it is when nothing fails.
+struct Golden {
+    phase: Phase,
+    /// Its writes.
+    points: Vec<String>,
+    /// What stands afterwards.
+    after: Vec<Snapshot>,
+}
+
+impl Golden {
+    /// Goes through it once.
+    fn of(lab: &mut Lab, phase: Phase) -> Result<Self> {
+        phase.prepare(lab)?;
+        lab.count_writes()?;
+        phase.begin(lab)?;
+        phase.settles(lab, None)?;
+        let points = lab.points()?;
+        lab.end_faults()?;
+        Ok(Self { phase, points, after: phase.look(lab)? })
+    }
+
+    fn by_way(&self) -> BTreeMap<&str, usize> {
+        let mut ways = BTreeMap::new();
+        for way in self.points.iter().filter_map(|point| point.split(' ').next()) {
+            *ways.entry(way).or_default() += 1;
+        }
+        ways
+    }
+
+    /// The same with a write that fails.
+    fn holds(&self, lab: &mut Lab, how: How, skip: usize) -> Result<()> {
+        let phase = self.phase;
+        phase.prepare(lab)?;
+        let said = fs::read_to_string(lab.agent_log()).unwrap_or_default().len();
+        lab.want_fault(how, skip)?;
+        let begun = phase.begin(lab);
+        let settled = phase.settles(lab, Some(how));
+        let (points, fired) = (lab.points()?, lab.fault_has_fired());
+        lab.end_faults()?;
+        settled?;
+        if !fired {
+            // What a run writes, and in how many steps, may hang on when it looks.
+            println!("        {phase:?}: only {} writes this time", points.len());
+            return begun;
+        }
+        if how != How::Abort {
+            let log = fs::read_to_string(lab.agent_log())?;
+            let told = begun.is_err_and(|error| format!("{error:#}").contains(REASON))
+                || log.get(said..).is_some_and(|said| said.contains(REASON));
+            ensure!(told, "nobody was told");
+        }
+        let changes: String =
+            self.after.iter().zip(&phase.look(lab)?).filter_map(|(golden, now)| golden.diff(now)).collect();
+        ensure!(changes.is_empty(), "afterwards there is\n{changes}");
+        let left: Vec<_> = half_written(lab)?;
+        ensure!(left.is_empty(), "half-written files stay: {left:?}");
+        Ok(())
+    }
+}
+
+/// Files of the agent that another file was to be made of.
+fn half_written(lab: &Lab) -> Result<Vec<String>> {
+    let names = fs::read_dir(lab.agent_dir())?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let names: Vec<String> = names.collect::<Result<_>>()?;
+    Ok(names.into_iter().filter(|name| Path::new(name).extension().is_some_and(|end| end == "tmp")).collect())
+}

@@ -1,0 +1,144 @@
+//! What is done while a write fails: how each begins, when it is over, and what must stand then.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use redirect_lab::agent::AgentOptions;
+use redirect_lab::demo::{SETTLE, ZTUNNEL};
+use redirect_lab::drift::sections;
+use redirect_lab::faults::How;
+use redirect_lab::harness::{eventually, is_settled, start, watchful};
+use redirect_lab::lab::Lab;
+use redirect_lab::layout::PROXY_NAMESPACE;
+use redirect_lab::pod::Pod;
+use redirect_lab::process::Process;
+use redirect_lab::snapshot::Snapshot;
+use redirect_lab::status::Status;
+
+/// How long until a fault shows, and until it is made good.
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+/// The ztunnel that follows the lab's own.
+pub(crate) const NEXT: &str = "ztunnel-next";
+const MODE: &str = "istio.io/dataplane-mode";
+
+/// What is done while a write fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// An agent starts where nothing stands.
+    Start,
+    /// A pod joins.
+    Enrol,
+    /// It leaves.
+    Unenrol,
+    /// All of it is taken away.
+    Cleanup,
+    /// A ztunnel follows one that still runs, until that drains no more.
+    Rollout,
+}
+
+/// An agent that ends a drain as soon as it has begun, so that a rollout has an end.
+fn hasty() -> AgentOptions {
+    watchful().arg("--drain-timeout=0")
+}
+
+impl Phase {
+    /// Each, where the one before has ended or not far from there.
+    pub(crate) const ALL: [Self; 5] = [Self::Start, Self::Enrol, Self::Unenrol, Self::Cleanup, Self::Rollout];
+
+    /// Brings the lab to where the phase begins.
+    pub(crate) fn prepare(self, lab: &mut Lab) -> Result<()> {
+        match self {
+            Self::Start => lab.cleanup_agent().map(drop),
+            Self::Enrol | Self::Unenrol => {
+                if !lab.agent().is_some_and(Process::alive) {
+                    start(lab, &hasty())?;
+                }
+                let (mode, meshed) = if self == Self::Enrol { ("none", false) } else { ("ambient", true) };
+                lab.label_pod("app-b", MODE, Some(mode))?;
+                lab.wait_until(DEADLINE, mode, |status| status.settled && status.meshed("app-b") == meshed).map(drop)
+            }
+            Self::Cleanup => {
+                lab.label_pod("app-b", MODE, Some("ambient"))?;
+                if !lab.agent().is_some_and(Process::alive) {
+                    lab.start_agent(&hasty())?;
+                }
+                lab.wait_until(SETTLE, "settled", is_settled).map(drop)
+            }
+            Self::Rollout => {
+                if !lab.agent().is_some_and(Process::alive) {
+                    start(lab, &hasty())?;
+                }
+                match lab.pod(NEXT) {
+                    Ok(_) => lab.change_pod(NEXT, |pod| pod.ready = false)?,
+                    Err(_) => bring_next(lab)?,
+                }
+                lab.wait_until(DEADLINE, "with the former", |status| is_alone(status, ZTUNNEL)).map(drop)
+            }
+        }
+    }
+
+    /// What makes the agent write.
+    pub(crate) fn begin(self, lab: &mut Lab) -> Result<()> {
+        match self {
+            Self::Start => lab.start_agent(&hasty()),
+            Self::Enrol => lab.label_pod("app-b", MODE, Some("ambient")),
+            Self::Unenrol => lab.label_pod("app-b", MODE, Some("none")),
+            Self::Cleanup => lab.cleanup_agent().map(drop),
+            Self::Rollout => lab.change_pod(NEXT, |pod| pod.ready = true),
+        }
+    }
+
+    /// Waits for its end. An agent that was killed is started anew, as kubelet would do it; any other goes on by itself.
+    pub(crate) fn settles(self, lab: &mut Lab, how: Option<How>) -> Result<()> {
+        let mode = lab.mode().to_string();
+        let wanted = |status: &Status| match self {
+            // Where BPF could not be used at first, it is tried again.
+            Self::Start => is_settled(status) && status.mode == mode,
+            Self::Enrol => status.settled && status.meshed("app-b"),
+            Self::Unenrol => status.settled && !status.meshed("app-b"),
+            Self::Cleanup => false,
+            Self::Rollout => is_alone(status, NEXT),
+        };
+        if self == Self::Cleanup {
+            // An operator is told that something is left, and does it again.
+            return if how.is_some() { eventually(DEADLINE, || lab.cleanup_agent().map(drop)) } else { Ok(()) };
+        }
+        if how == Some(How::Abort) {
+            let killed = || lab.fault_has_fired() && !lab.agent().is_some_and(Process::alive);
+            // In vain, if there are not so many writes this time.
+            eventually(DEADLINE, || {
+                ensure!(killed() || lab.status().is_ok_and(|status| wanted(&status)), "neither killed nor settled");
+                Ok(())
+            })?;
+            if killed() {
+                lab.start_agent(&hasty())?;
+            }
+        }
+        lab.wait_until(DEADLINE, &format!("{self:?} settled"), wanted).map(drop)
+    }
+
+    /// What stands: on the node, and in the namespace of each ztunnel.
+    pub(crate) fn look(self, lab: &Lab) -> Result<Vec<Snapshot>> {
+        let mut places = vec![lab.node(), lab.pod_netns(ZTUNNEL)];
+        places.extend((self == Self::Rollout).then(|| lab.pod_netns(NEXT)));
+        let look = |netns| match self {
+            Self::Cleanup => Ok(Snapshot::exact(netns)?.without_processes()),
+            _ => Snapshot::shape(netns, &sections(lab.options().backend)),
+        };
+        places.iter().map(look).collect()
+    }
+}
+
+/// A second ztunnel, not Ready yet.
+fn bring_next(lab: &mut Lab) -> Result<()> {
+    let mut pod = Pod::proxy(PROXY_NAMESPACE, NEXT)?;
+    pod.ready = false;
+    // The newer of two, however fast the lab was made.
+    pod.created += 1;
+    lab.add_pod(pod).map(drop)
+}
+
+/// Whether this ztunnel is programmed, and no other drains.
+fn is_alone(status: &Status, name: &str) -> bool {
+    status.proxied_by(name) && status.draining.is_none()
+}
