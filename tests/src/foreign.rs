@@ -1,5 +1,7 @@
 //! Things of others that look like the agent's: at its priorities, in its tables, with its prefixes, but not with its content. A cleanup
-//! must leave them alone.
+//! must leave them alone. Programs on devices are in `program`.
+
+mod program;
 
 use anyhow::{Context, Result, ensure};
 
@@ -8,6 +10,8 @@ use crate::demo::ZTUNNEL;
 use crate::lab::Lab;
 use crate::netns::Netns;
 use crate::node::ip_batch;
+
+pub use program::{Foreign, Place, Statistics};
 
 /// A mark that is none of ours, on a connection of somebody else.
 const MARK: &str = "0x1000";
@@ -20,11 +24,18 @@ pub fn put(lab: &Lab) -> Result<()> {
     ip_batch(
         &node,
         &[
-            "rule add priority 101 from 198.51.100.7 lookup main",
+            "rule add priority 97 from 198.51.100.7 lookup main",
+            "rule add priority 98 fwmark 0x1000/0x1000 lookup 7",
             "rule add priority 100 fwmark 0x1000/0x1000 lookup 7",
+            "rule add priority 101 from 198.51.100.7 lookup main",
+            "rule add priority 102 from 198.51.100.7 lookup main",
+            "rule add priority 103 from 198.51.100.7 lookup main",
+            "route add 198.51.100.0/25 via 172.18.0.1 table 7",
             "route add 198.51.100.0/25 via 172.18.0.1 table 100",
             "route add 198.51.100.128/25 via 172.18.0.1 table 101",
             "route add 198.51.100.128/25 via 172.18.0.1 table 102",
+            "route add 198.51.100.128/25 via 172.18.0.1 table 103",
+            "route add 198.51.100.128/25 via 172.18.0.1 table 104",
         ],
     )?;
     ip_batch(
@@ -33,6 +44,7 @@ pub fn put(lab: &Lab) -> Result<()> {
     )?;
     for netns in [&node, &proxy] {
         chain(lab, netns)?;
+        table(netns)?;
         tunnel(netns, 7777)?;
     }
     Cmd::line("ipset restore")
@@ -47,6 +59,13 @@ fn chain(lab: &Lab, netns: &Netns) -> Result<()> {
                  -A ztunnel-OTHER -j MARK --set-xmark 0x1000/0x1000\nCOMMIT\n";
     let restore = Cmd::line(lab.options().backend.restore()).args(["--wait", "10", "--noflush"]);
     restore.netns(netns).stdin(rules).run().map(drop).context("cannot write a foreign chain")
+}
+
+/// A table with the name of the agent's in another family, and one of that family with another name.
+fn table(netns: &Netns) -> Result<()> {
+    let chain = "chain forward {\ntype filter hook forward priority 0\nip saddr 198.51.100.7 accept\n}\n";
+    let tables = format!("table inet ztunnel {{\n{chain}}}\ntable ip ztunnel-other {{\n{chain}}}\n");
+    Cmd::line("nft -f -").netns(netns).stdin(&tables).run().map(drop).context("cannot write foreign tables")
 }
 
 /// A tunnel that takes every VNI on its port, as OVN's does: the port is then no one else's.

@@ -13,7 +13,7 @@ use crate::command::Cmd;
 use crate::diff::line_diff;
 use crate::netns::Netns;
 use crate::{process, programs};
-use text::{shape, stable};
+use text::{mentions, shape, stable, with_word};
 
 /// Commands whose output makes the text, without counters.
 const COMMANDS: [&str; 11] = [
@@ -80,6 +80,24 @@ impl Snapshot {
     pub fn without_processes(mut self) -> Self {
         self.0.remove("processes");
         self
+    }
+
+    /// The same without the lines that mention one of these names.
+    #[must_use]
+    pub fn without(&self, names: &[String]) -> Self {
+        self.by_line(|line| if names.iter().any(|name| mentions(line, name)) { String::new() } else { line.to_owned() })
+    }
+
+    /// The same with another word wherever this one is.
+    #[must_use]
+    pub fn with_word(&self, word: &str, other: &str) -> Self {
+        self.by_line(|line| with_word(line, word, other))
+    }
+
+    /// Each line with its end.
+    fn by_line(&self, change: impl Fn(&str) -> String) -> Self {
+        let changed = |text: &String| text.split_inclusive('\n').map(&change).collect();
+        Self(self.0.iter().map(|(name, text)| (name.clone(), changed(text))).collect())
     }
 
     /// The text of one section.

@@ -66,9 +66,41 @@ fn starts_with_index(line: &str) -> bool {
     number && words.next() != Some("from")
 }
 
+/// Whether the name is in the line, and not only as part of another.
+pub(super) fn mentions(line: &str, name: &str) -> bool {
+    places(line, name).next().is_some()
+}
+
+/// The line with `other` wherever it has `word`.
+pub(super) fn with_word(line: &str, word: &str, other: &str) -> String {
+    let (mut changed, mut rest) = (String::new(), 0);
+    for at in places(line, word) {
+        changed += &line[rest..at];
+        changed += other;
+        rest = at + word.len();
+    }
+    changed + &line[rest..]
+}
+
+/// Where a word is.
+fn places<'a>(line: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+    let goes_on = |c: char| c.is_ascii_alphanumeric() || c == '.';
+    line.match_indices(word)
+        .map(|(at, _)| at)
+        .filter(move |at| !line[..*at].ends_with(goes_on) && !line[at + word.len()..].starts_with(goes_on))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_is_whole() {
+        assert!(mentions("7: veth12@if2: <UP>", "veth12") && mentions("conf/veth12/rp_filter = 0", "veth12"));
+        assert!(!mentions("7: veth123@if2: <UP>", "veth12") && !mentions("", "veth12"));
+        let line = "inet 10.244.1.2/24 brd 10.244.1.255 via 10.244.1.2";
+        assert_eq!(with_word(line, "10.244.1.2", "OWN"), "inet OWN/24 brd 10.244.1.255 via OWN");
+    }
 
     #[test]
     fn an_empty_legacy_table_is_no_table() {

@@ -2,12 +2,11 @@
 //! and stay when ours go. Where there are no others, nothing of ours stays.
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
-mod foreign;
-
 use anyhow::{Context, Result, ensure};
 use redirect_lab::client::probe;
 use redirect_lab::command::Cmd;
 use redirect_lab::demo::ZTUNNEL;
+use redirect_lab::foreign::{Foreign, Place, Statistics};
 use redirect_lab::harness::{Checks, options, start, watchful};
 use redirect_lab::lab::Lab;
 use redirect_lab::mode::{Attach, Mode};
@@ -16,8 +15,6 @@ use redirect_lab::scoped::ScopedLab;
 use redirect_lab::snapshot::{Section, Snapshot};
 use redirect_lab::table::{self, CASES};
 use rustix::process::Signal;
-
-use self::foreign::{Foreign, Place, Statistics};
 
 const RESTARTS: usize = 10;
 

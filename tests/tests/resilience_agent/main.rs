@@ -10,9 +10,8 @@ mod versions;
 
 use anyhow::Result;
 use redirect_lab::demo::ZTUNNEL;
-use redirect_lab::foreign;
 use redirect_lab::harness::{Checks, often, options, start, watchful};
-use redirect_lab::restored::Before;
+use redirect_lab::neighbours::Neighbours;
 use redirect_lab::scoped::ScopedLab;
 use redirect_lab::table;
 use rustix::process::Signal;
@@ -20,9 +19,7 @@ use rustix::process::Signal;
 #[test]
 fn agents_come_and_go() -> Result<()> {
     let mut lab = ScopedLab::up(options("agents")?)?;
-    foreign::put(&lab)?;
-    foreign::connection(&lab)?;
-    let before = Before::of(&lab)?;
+    let neighbours = Neighbours::move_in(&lab)?;
     start(&mut lab, &watchful())?;
     let mut checks = Checks::default();
     for (signal, what, few) in [(Signal::KILL, "killed", 3), (Signal::TERM, "told to end", 2)] {
@@ -35,9 +32,6 @@ fn agents_come_and_go() -> Result<()> {
     let times = often(1, 20);
     checks.check(&format!("one takes over from another, {times} times"), || rivals::take_over(&mut lab, times));
     checks.check("the table, after all of it", || table::check(&lab, ZTUNNEL));
-    checks.check("a cleanup leaves nothing, and of others everything", || {
-        before.is_back_after_cleanup(&mut lab)?;
-        foreign::connection_is_marked(&lab)
-    });
+    checks.check("a cleanup leaves nothing, and of others everything", || neighbours.outlive_cleanup(&mut lab));
     checks.finish()
 }

@@ -18,6 +18,7 @@ use redirect_lab::drift::{
 use redirect_lab::harness::{Checks, eventually, options, start, watchful};
 use redirect_lab::lab::Lab;
 use redirect_lab::mode::Mode;
+use redirect_lab::neighbours::Neighbours;
 use redirect_lab::netns::Netns;
 use redirect_lab::scoped::ScopedLab;
 use redirect_lab::snapshot::{Section, Snapshot};
@@ -44,6 +45,7 @@ struct Place {
 #[test]
 fn whatever_changes_is_put_back() -> Result<()> {
     let mut lab = ScopedLab::up(options("resdrift")?)?;
+    let neighbours = Neighbours::move_in(&lab)?;
     let netns = [lab.node(), lab.pod_netns(ZTUNNEL)];
     let before = netns.clone().map(|netns| shape(&lab, &netns));
     let plugin = plugin::Plugin::new(&lab)?;
@@ -72,6 +74,10 @@ fn whatever_changes_is_put_back() -> Result<()> {
     }
     checks.check("plugin: program removed", || plugin.loses_its_program(&mut figures));
     checks.check("the table, after all of it", || table::check(&lab, ZTUNNEL));
+    checks.check("a cleanup leaves nothing, and of others everything", || {
+        neighbours.outlive_cleanup(&mut lab)?;
+        plugin.is_gone()
+    });
     checks.check("there were enough kinds", || {
         ensure!(figures.kinds() >= KINDS, "only {}", figures.kinds());
         Ok(())

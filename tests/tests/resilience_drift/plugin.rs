@@ -1,55 +1,45 @@
 //! The CNI plugin's program and its entry in a list, as others may find them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use redirect_lab::agent::AgentOptions;
-use redirect_lab::binaries;
 use redirect_lab::drift::Figures;
+use redirect_lab::folders::{Folders, LIST};
 use redirect_lab::harness::eventually;
 use redirect_lab::lab::Lab;
-use redirect_lab::runtime::PLUGIN;
 
-const LIST: &str = "{\"cniVersion\": \"1.1.0\", \"name\": \"net\", \"plugins\": [{\"type\": \"ptp\"}]}\n";
 const DEADLINE: Duration = Duration::from_mins(1);
 
 /// The runtime's folders.
-pub(crate) struct Plugin {
-    bin: PathBuf,
-    conf: PathBuf,
-}
+pub(crate) struct Plugin(Folders);
 
 impl Plugin {
     pub(crate) fn new(lab: &Lab) -> Result<Self> {
-        let folder = lab.dir().join("runtime");
-        let plugin = Self { bin: folder.join("bin"), conf: folder.join("net.d") };
-        fs::create_dir_all(&plugin.bin)?;
-        fs::create_dir_all(&plugin.conf)?;
-        fs::write(plugin.list(), LIST)?;
-        Ok(plugin)
+        Ok(Self(Folders::new(lab)?))
     }
 
     pub(crate) fn options(&self, options: AgentOptions) -> Result<AgentOptions> {
-        let plugin = binaries::find(PLUGIN)?;
-        Ok(options
-            .arg(&format!("--cni-plugin={}", plugin.display()))
-            .arg(&format!("--cni-bin-dir={}", self.bin.display()))
-            .arg(&format!("--cni-conf-dir={}", self.conf.display())))
-    }
-
-    fn list(&self) -> PathBuf {
-        self.conf.join("10-net.conflist")
+        self.0.options(options)
     }
 
     pub(crate) fn loses_its_entry(&self, figures: &mut Figures) -> Result<()> {
-        figures.add(true, "CNI entry removed", put_back(&self.list(), |list| fs::write(list, LIST))?);
+        figures.add(true, "CNI entry removed", put_back(&self.0.list(), |list| fs::write(list, LIST))?);
+        Ok(())
+    }
+
+    /// The runtime's folders are as they were.
+    pub(crate) fn is_gone(&self) -> Result<()> {
+        ensure!(fs::read(self.0.list())? == LIST.as_bytes(), "the list is not what it was");
+        let left = self.0.files()?;
+        ensure!(left == [self.0.list()], "there is more than the list: {left:?}");
         Ok(())
     }
 
     pub(crate) fn loses_its_program(&self, figures: &mut Figures) -> Result<()> {
-        figures.add(true, "CNI program removed", put_back(&self.bin.join(PLUGIN), |program| fs::remove_file(program))?);
+        figures.add(true, "CNI program removed", put_back(&self.0.program(), |program| fs::remove_file(program))?);
         Ok(())
     }
 }

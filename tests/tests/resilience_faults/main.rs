@@ -15,6 +15,7 @@ use redirect_lab::demo::ZTUNNEL;
 use redirect_lab::faults::{How, REASON};
 use redirect_lab::harness::{Checks, is_settled, often, options};
 use redirect_lab::lab::Lab;
+use redirect_lab::neighbours::Neighbours;
 use redirect_lab::scoped::ScopedLab;
 use redirect_lab::snapshot::Snapshot;
 use redirect_lab::table;
@@ -27,6 +28,7 @@ const EVERY: usize = 14;
 #[test]
 fn a_write_that_fails_leaves_nothing_half_done() -> Result<()> {
     let mut lab = ScopedLab::up(options("faults")?)?;
+    let neighbours = Neighbours::move_in(&lab)?;
     let mut checks = Checks::default();
     println!("@columns writes that fail | while | writes | made to fail | of them as without");
     for phase in Phase::ALL {
@@ -50,6 +52,7 @@ fn a_write_that_fails_leaves_nothing_half_done() -> Result<()> {
         lab.wait_until(DEADLINE, "settled", is_settled)?;
         table::check(&lab, ZTUNNEL)
     });
+    checks.check("a cleanup leaves nothing, and of others everything", || neighbours.outlive_cleanup(&mut lab));
     checks.finish()
 }
 

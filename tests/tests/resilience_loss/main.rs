@@ -14,6 +14,7 @@ use redirect_lab::harness::{Checks, options, start, watchful};
 use redirect_lab::judge::{Judge, Verdict};
 use redirect_lab::lab::Lab;
 use redirect_lab::layout::{PLAIN_NAMESPACE, PROXY_NAMESPACE};
+use redirect_lab::neighbours::Neighbours;
 use redirect_lab::pod::Pod;
 use redirect_lab::scoped::ScopedLab;
 use redirect_lab::status::Status;
@@ -37,6 +38,7 @@ const SIXTH: &str = "ztunnel-6";
 #[test]
 fn without_a_proxy_nothing_passes() -> Result<()> {
     let mut lab = ScopedLab::up(options("loss")?)?;
+    let neighbours = Neighbours::move_in(&lab)?;
     start(&mut lab, &watchful())?;
     let mut checks = Checks::default();
     checks.check("ztunnel goes, and the agent sees it", || seen(&mut lab));
@@ -46,6 +48,7 @@ fn without_a_proxy_nothing_passes() -> Result<()> {
     checks.check("ztunnel goes, and all may pass but one namespace", || bypass::by_flag(&mut lab, FOURTH, FIFTH));
     checks.check("ztunnel goes, and one namespace may pass", || bypass::by_namespace(&mut lab, FIFTH, SIXTH));
     checks.check("the table after that", || table::check(&lab, SIXTH));
+    checks.check("a cleanup leaves nothing, and of others everything", || neighbours.outlive_cleanup(&mut lab));
     checks.finish()
 }
 

@@ -12,6 +12,7 @@ use redirect_lab::command::Cmd;
 use redirect_lab::demo::{SETTLE, ZTUNNEL};
 use redirect_lab::harness::{Checks, often, options, start, watchful};
 use redirect_lab::lab::Lab;
+use redirect_lab::neighbours::Neighbours;
 use redirect_lab::scoped::ScopedLab;
 use redirect_lab::table;
 use redirect_lab::tally::Tally;
@@ -31,6 +32,7 @@ const SHORT_DRAIN: &str = "--drain-timeout=1";
 #[test]
 fn one_ztunnel_follows_another() -> Result<()> {
     let mut lab = ScopedLab::up(options("rollout")?)?;
+    let neighbours = Neighbours::move_in(&lab)?;
     start(&mut lab, &patient())?;
     let times = often(1, OFTEN);
     let mut checks = Checks::default();
@@ -56,6 +58,7 @@ fn one_ztunnel_follows_another() -> Result<()> {
     }
     tally.print();
     checks.check("the table, after all of it", || table::check(&lab, "ztunnel-last"));
+    checks.check("a cleanup leaves nothing, and of others everything", || neighbours.outlive_cleanup(&mut lab));
     checks.finish()
 }
 

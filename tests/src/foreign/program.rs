@@ -7,10 +7,11 @@ use aya::programs::tc::{NlOptions, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use redirect_common::maps::name;
-use redirect_lab::command::Cmd;
-use redirect_lab::mode::Attach;
-use redirect_lab::netns::Netns;
-use redirect_lab::programs::{Hook, clsact_devices, object};
+
+use crate::command::Cmd;
+use crate::mode::Attach;
+use crate::netns::Netns;
+use crate::programs::{Hook, clsact_devices, object};
 
 const PROGRAM: &str = "empty";
 /// Maps of the object that a program without maps need not have at their size.
@@ -19,7 +20,7 @@ const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
 /// Where it comes to stand among those of its kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Place {
+pub enum Place {
     /// There before the agent.
     Early,
     /// Ahead of all that are there.
@@ -44,13 +45,15 @@ impl Place {
 }
 
 /// An attached program; it goes with the value.
-pub(crate) struct Foreign {
+#[derive(Debug)]
+pub struct Foreign {
     what: String,
     ebpf: Ebpf,
 }
 
 impl Foreign {
-    pub(crate) fn attach(netns: &Netns, device: &str, hook: Hook, attach: Attach, place: Place) -> Result<Self> {
+    /// Attaches another one.
+    pub fn attach(netns: &Netns, device: &str, hook: Hook, attach: Attach, place: Place) -> Result<Self> {
         let what = format!("the {place:?} program by {attach} on {device} {hook:?}");
         let mut ebpf = load()?;
         let program: &mut SchedClassifier = ebpf.program_mut(PROGRAM).context("no such program")?.try_into()?;
@@ -65,12 +68,12 @@ impl Foreign {
     }
 
     /// Its number in the kernel.
-    pub(crate) fn id(&self) -> Result<u32> {
+    pub fn id(&self) -> Result<u32> {
         Ok(self.program()?.info()?.id())
     }
 
     /// How often it has run.
-    pub(crate) fn runs(&self) -> Result<u64> {
+    pub fn runs(&self) -> Result<u64> {
         Ok(self.program()?.info()?.run_count())
     }
 
@@ -96,10 +99,12 @@ fn load() -> Result<Ebpf> {
 }
 
 /// The kernel counts runs of programs until the value goes.
-pub(crate) struct Statistics(String);
+#[derive(Debug)]
+pub struct Statistics(String);
 
 impl Statistics {
-    pub(crate) fn on() -> Result<Self> {
+    /// From now on.
+    pub fn on() -> Result<Self> {
         let before = fs::read_to_string(STATISTICS).with_context(|| format!("cannot read {STATISTICS}"))?;
         fs::write(STATISTICS, "1").with_context(|| format!("cannot write {STATISTICS}"))?;
         Ok(Self(before))
