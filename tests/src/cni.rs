@@ -63,11 +63,18 @@ pub struct Attachment {
     pub host_link: String,
 }
 
+impl Attachment {
+    /// What a plugin's result says of it.
+    pub(crate) fn of(result: &str) -> Result<Self> {
+        parse(result).with_context(|| format!("not a result of a plugin that makes an interface: {result}"))
+    }
+}
+
 impl Network<'_> {
     /// Gives `pod` an interface and an address.
     pub fn add(&self, container: &str, pod: &Netns) -> Result<Attachment> {
         let result = self.call("ADD", container, pod)?;
-        parse(&result).with_context(|| format!("unexpected answer of the {} plugin: {result}", self.topology))
+        Attachment::of(&result).with_context(|| format!("the {} plugin", self.topology))
     }
 
     /// Takes them away.

@@ -71,6 +71,7 @@ pub fn chain(lab: &Lab) -> Chain {
         socket: lab.agent_dir().join("cni.sock"),
         exclude: vec!["kube-system".to_owned()],
         redirects: true,
+        program: None,
     }
 }
 

@@ -42,6 +42,7 @@ mod ports;
 pub mod process;
 pub mod programs;
 pub mod proxy;
+mod reboot;
 pub mod restored;
 pub mod runtime;
 pub mod scoped;

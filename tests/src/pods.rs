@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::cni::Attachment;
 use crate::daemons;
 use crate::lab::Lab;
 use crate::layout::POD_PORT;
@@ -143,16 +144,28 @@ impl Lab {
         self.manifests().put_pod(self.pod(name)?)
     }
 
-    fn pod_mut(&mut self, name: &str) -> Result<&mut Pod> {
+    pub(crate) fn pod_mut(&mut self, name: &str) -> Result<&mut Pod> {
         self.state.pods.iter_mut().find(|pod| pod.name == name).with_context(|| format!("no pod {name}"))
     }
 
     fn start_pod(&mut self, name: &str) -> Result<()> {
+        let netns = self.make_sandbox(name)?;
+        let attachment = self.with_network(|network| network.add(&self.container(name), &netns))?;
+        self.run_pod(name, attachment)
+    }
+
+    /// A netns for a pod, with nothing in it.
+    pub(crate) fn make_sandbox(&mut self, name: &str) -> Result<Netns> {
         let netns = self.pod_netns(name);
         self.create_netns(&netns)?;
         prepare(&netns, self.options())?;
         ip_batch(&netns, &["link set lo up"])?;
-        let attachment = self.with_network(|network| network.add(&self.container(name), &netns))?;
+        Ok(netns)
+    }
+
+    /// Starts the program of a pod that has got its interface.
+    pub(crate) fn run_pod(&mut self, name: &str, attachment: Attachment) -> Result<()> {
+        let netns = self.pod_netns(name);
         let pod = self.pod_mut(name)?;
         pod.ips = vec![attachment.ip.into()];
         pod.host_link = Some(attachment.host_link);
@@ -170,7 +183,8 @@ impl Lab {
         self.delete_netns(&netns)
     }
 
-    fn container(&self, name: &str) -> String {
+    /// What the runtime calls a pod's container.
+    pub(crate) fn container(&self, name: &str) -> String {
         format!("{}-{name}", self.name())
     }
 }

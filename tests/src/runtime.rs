@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -41,18 +42,24 @@ pub struct Chain {
     pub exclude: Vec<String>,
     /// Whether our plugin is in the list.
     pub redirects: bool,
+    /// Our plugin's program; that which was built if there is none.
+    pub program: Option<PathBuf>,
 }
 
-/// A container of a pod, with the netns that the runtime has made for it. With the value goes the netns.
-#[derive(Debug)]
-pub struct Sandbox {
+/// A container of a pod.
+#[derive(Clone, Debug)]
+pub struct Container {
     /// The runtime's name for it.
     pub container: String,
-    /// Its netns.
+    /// The netns that the runtime has made for it.
     pub netns: Netns,
     /// `CNI_ARGS`.
     pub arguments: String,
 }
+
+/// A container with a netns of its own, which goes with the value.
+#[derive(Debug)]
+pub struct Sandbox(Container);
 
 /// What a plugin said instead of a result.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -82,7 +89,29 @@ impl Sandbox {
     pub fn create(container: &str, pod: &Pod) -> Result<Self> {
         let netns = Netns::named(container);
         netns.create()?;
-        Ok(Self { container: container.to_owned(), netns, arguments: arguments(pod, container) })
+        Ok(Self(Container::of(pod, container, netns)))
+    }
+}
+
+impl Container {
+    /// A container of `pod` that has this netns.
+    #[must_use]
+    pub fn of(pod: &Pod, container: &str, netns: Netns) -> Self {
+        Self { container: container.to_owned(), netns, arguments: arguments(pod, container) }
+    }
+}
+
+impl Deref for Sandbox {
+    type Target = Container;
+
+    fn deref(&self) -> &Container {
+        &self.0
+    }
+}
+
+impl DerefMut for Sandbox {
+    fn deref_mut(&mut self) -> &mut Container {
+        &mut self.0
     }
 }
 
@@ -105,13 +134,13 @@ fn arguments(pod: &Pod, container: &str) -> String {
 impl Chain {
     /// Starts a container: each plugin has the result of the one before. A failure leaves what it leaves; a runtime would run
     /// [`Self::del`] next.
-    pub fn add(&self, sandbox: &Sandbox) -> Result<Value> {
+    pub fn add(&self, sandbox: &Container) -> Result<Value> {
         let first = self.interface("ADD", sandbox, None)?;
         if self.redirects { self.redirect("ADD", sandbox, &first) } else { Ok(first) }
     }
 
     /// Ends a container: in the reverse order, with the result of its start.
-    pub fn del(&self, sandbox: &Sandbox, result: Option<&Value>) -> Result<()> {
+    pub fn del(&self, sandbox: &Container, result: Option<&Value>) -> Result<()> {
         if self.redirects {
             let network = self.network(CHAIN_VERSION, result);
             said(&self.run(network.to_string(), &self.environment("DEL", sandbox))?)?;
@@ -120,7 +149,7 @@ impl Chain {
     }
 
     /// The plugin that makes the interface.
-    pub fn interface(&self, command: &str, sandbox: &Sandbox, previous: Option<&Value>) -> Result<Value> {
+    pub fn interface(&self, command: &str, sandbox: &Container, previous: Option<&Value>) -> Result<Value> {
         let dir = plugin_dir(self.topology)?;
         let name = self.topology.to_string();
         let mut call = Cmd::new(dir.join(&name)).netns(&self.node);
@@ -135,7 +164,7 @@ impl Chain {
     }
 
     /// Our plugin, with the result of the one before.
-    pub fn redirect(&self, command: &str, sandbox: &Sandbox, previous: &Value) -> Result<Value> {
+    pub fn redirect(&self, command: &str, sandbox: &Container, previous: &Value) -> Result<Value> {
         let network = self.network(CHAIN_VERSION, Some(previous)).to_string();
         said(&self.run(&network, &self.environment(command, sandbox))?).with_context(|| format!("{PLUGIN} {command}"))
     }
@@ -151,7 +180,8 @@ impl Chain {
 
     /// Our plugin, with this input and environment.
     pub fn run(&self, input: impl AsRef<[u8]>, environment: &[(&str, String)]) -> Result<Output> {
-        let mut call = Cmd::new(binaries::find(PLUGIN)?).netns(&self.node).stdin(input);
+        let program = self.program.clone().map_or_else(|| binaries::find(PLUGIN), Ok)?;
+        let mut call = Cmd::new(program).netns(&self.node).stdin(input);
         for (key, value) in environment {
             call = call.env(key, value);
         }
@@ -160,7 +190,7 @@ impl Chain {
 
     /// What the runtime sets for a container.
     #[must_use]
-    pub fn environment(&self, command: &str, sandbox: &Sandbox) -> Vec<(&'static str, String)> {
+    pub fn environment(&self, command: &str, sandbox: &Container) -> Vec<(&'static str, String)> {
         vec![
             ("CNI_COMMAND", command.to_owned()),
             ("CNI_CONTAINERID", sandbox.container.clone()),

@@ -79,7 +79,8 @@ impl Judge {
         let mut places = vec![(NODE.to_owned(), lab.node()), (REMOTE.to_owned(), lab.remote())];
         {
             let surroundings = &mut self.registry.lock().surroundings;
-            for pod in lab.pods() {
+            // One without a sandbox has no packets.
+            for pod in lab.pods().iter().filter(|pod| lab.pod_netns(&pod.name).exists()) {
                 surroundings.veths.extend(pod.host_link.clone().map(|link| (link, pod.name.clone())));
                 if pod.role == Role::Proxy {
                     surroundings.proxies.insert(pod.name.clone());

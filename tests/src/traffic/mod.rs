@@ -202,6 +202,14 @@ impl Drop for Traffic {
     }
 }
 
+/// Makes one connection of the kind with this name, of which the judge is told. Why it did not come about, if it did not.
+pub fn once(lab: &Lab, judge: &Judge, name: &str) -> Result<Option<Failure>> {
+    let kind = ALL.into_iter().find(|(known, ..)| *known == name).with_context(|| format!("no kind {name:?}"))?;
+    let shared = Shared::new(BRISK, TIMEOUT, Some(judge.registry()));
+    let (_, outcome) = shared.connect(&Stream::of(lab, kind)?)?;
+    Ok(outcome.err())
+}
+
 impl Proxies {
     /// What they saw last of each client, and which of them.
     fn seen(&self) -> Result<HashMap<SocketAddr, (String, Record)>> {
