@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use crate::client::probe;
 use crate::demo::ZTUNNEL;
 use crate::drift::sections;
-use crate::foreign::{self, Foreign, Place, Statistics};
+use crate::foreign::{self, Foreign, Place, Statistics, Verdict};
 use crate::lab::Lab;
 use crate::mode::Attach;
 use crate::pod::Role;
@@ -74,7 +74,7 @@ fn attach(lab: &Lab, host: &str, place: Place) -> Result<Vec<Foreign>> {
     let device = lab.pod(host)?.host_link.clone().with_context(|| format!("{host} is not plumbed"))?;
     let mut ways = vec![Attach::Clsact];
     ways.extend(has_tcx(&node)?.then_some(Attach::Tcx));
-    ways.into_iter().map(|way| Foreign::attach(&node, &device, Hook::Ingress, way, place)).collect()
+    ways.into_iter().map(|way| Foreign::attach(&node, &device, Hook::Ingress, way, place, Verdict::Next)).collect()
 }
 
 /// A connection from the pod passes each of them.

@@ -96,6 +96,16 @@ pub(crate) fn open(options: &Options<'_>) -> anyhow::Result<Bpf> {
 }
 
 impl Bpf {
+    /// Loads a program once more, for a device on which it stands: one runs the same program at most once (`bpf_mprog_exists`,
+    /// kernel/bpf/mprog.c), so only another load of it can stand there before the former goes. Where that is attached it stays.
+    pub(crate) fn load_again(&mut self, name: &'static str) -> anyhow::Result<()> {
+        let program = classifier(&mut self.ebpf, name)?;
+        // It is not loaded where an earlier try ended here.
+        let _ = program.unload();
+        load_program(name, program)?;
+        self.programs.add(name, program)
+    }
+
     /// Packets by verdict, of all processors together. Every verdict is named.
     pub(crate) fn counts(&self) -> anyhow::Result<Packets> {
         let map = self.ebpf.map(name::COUNTS).context("no map COUNTS")?;
@@ -183,16 +193,23 @@ fn drop_unlike(pin: &Path, wanted: [u32; 3]) -> anyhow::Result<()> {
 fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<Programs> {
     let mut programs = Programs::default();
     for name in PROGRAMS {
-        let program = ebpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?;
-        let program: &mut SchedClassifier = program.try_into()?;
-        write(&format!("load {name}"), || Ok(program.load()?))
-            .with_context(|| format!("the kernel does not take program {name}"))?;
+        let program = classifier(ebpf, name)?;
+        load_program(name, program)?;
         // The switch is not to be seen in a namespace other than the first (`sysctl_core_init`, net/core/sysctl_net_core.c).
         let compiled = program.info().with_context(|| format!("look at program {name}"))?.size_jitted();
         ensure!(compiled > 0, "the kernel does not compile BPF programs (net.core.bpf_jit_enable is 0)");
         programs.add(name, program)?;
     }
     Ok(programs)
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
+    Ok(ebpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?.try_into()?)
+}
+
+fn load_program(name: &str, program: &mut SchedClassifier) -> anyhow::Result<()> {
+    write(&format!("load {name}"), || Ok(program.load()?))
+        .with_context(|| format!("the kernel does not take program {name}"))
 }
 
 fn choose(attach: TcAttach, programs: &Programs) -> anyhow::Result<AttachKind> {

@@ -26,7 +26,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     point("replace", path, || file.persist(path).map(drop).map_err(io::Error::from))
 }
 
-/// Gives a file or directory another name; one that has that name already must not be there.
+/// Gives a file or directory another name. A file that has that name already makes way; a directory must not be there.
 pub(crate) fn rename(path: &Path, to: &Path) -> io::Result<()> {
     point("rename", path, || fs::rename(path, to))
 }

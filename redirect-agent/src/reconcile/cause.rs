@@ -17,7 +17,7 @@ impl Classes {
     pub(crate) const SET: Self = Self(1 << 3);
     pub(crate) const GUARD: Self = Self(1 << 4);
     pub(crate) const CHAIN: Self = Self(1 << 5);
-    /// Others' programs ahead of ours, about which there is nothing to do.
+    /// Others' programs ahead of ours: rtnetlink, where they are filters.
     pub(crate) const AHEAD: Self = Self(1 << 6);
     pub(crate) const ALL: Self = Self((1 << 7) - 1);
 

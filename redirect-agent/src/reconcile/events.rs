@@ -41,7 +41,7 @@ impl Drop for Watch {
 pub(super) fn watch(netns: &Netns, place: Place, doorbell: &Arc<Doorbell>) -> anyhow::Result<Watch> {
     let sockets = [
         (NETLINK_ROUTE, &ROUTE_GROUPS[..], Classes::ROUTING),
-        (NETLINK_ROUTE, &TC_GROUPS[..], Classes::PROGRAMS),
+        (NETLINK_ROUTE, &TC_GROUPS[..], Classes::PROGRAMS | Classes::AHEAD),
         (NETLINK_NETFILTER, &NETFILTER_GROUPS[..], Classes::NFTABLES),
     ];
     let tasks = sockets.into_iter().map(|(protocol, groups, classes)| {

@@ -74,7 +74,8 @@ impl Fights {
 fn told(place: Place, kind: Kind) -> Cause {
     let classes = match kind {
         Kind::Link | Kind::Address | Kind::Neighbour | Kind::Sysctl | Kind::Route | Kind::Rule => Classes::ROUTING,
-        Kind::Map | Kind::Pin | Kind::Program | Kind::Qdisc => Classes::ROUTING | Classes::PROGRAMS,
+        Kind::Map | Kind::Pin => Classes::ROUTING | Classes::PROGRAMS,
+        Kind::Program | Kind::Qdisc => Classes::ROUTING | Classes::PROGRAMS | Classes::AHEAD,
         Kind::Guard | Kind::Chain => Classes::NFTABLES,
         Kind::Set => Classes::NONE,
     };

@@ -35,6 +35,7 @@ mod datapath;
 pub(crate) mod doorbell;
 mod events;
 mod fights;
+mod first;
 pub(crate) mod heart;
 mod loss;
 mod pins;

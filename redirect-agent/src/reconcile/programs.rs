@@ -6,11 +6,12 @@ use anyhow::Context as _;
 use redirect_common::names::TUNNELS;
 
 use super::apply::{Place, Task};
+use super::first;
 use crate::bpf;
 use crate::config::Mode;
 use crate::plan::Plan;
-use crate::resources::ledger::{Kind, Problem};
-use crate::resources::program::{Attach, AttachKind, Programs};
+use crate::resources::ledger::Kind;
+use crate::resources::program::{Attach, AttachKind};
 use crate::resources::{Context, map, pin, program};
 
 pub(super) fn maps(context: &mut Context<'_>, task: Task<'_>) -> anyhow::Result<()> {
@@ -48,7 +49,7 @@ pub(super) fn judge_ahead(context: &mut Context<'_>, task: Task<'_>) -> anyhow::
 
 /// What programs are attached with. Pins go last: what is pinned is attached. While the maps are not full, programs that stand do not
 /// make way for those that look into them: they may know pods that these do not.
-fn with_programs<T>(task: Task<'_>, maps_are_full: bool, work: impl FnOnce(&Attach<'_>) -> T) -> T {
+pub(super) fn with_programs<T>(task: Task<'_>, maps_are_full: bool, work: impl FnOnce(&Attach<'_>) -> T) -> T {
     let links = bpf::links_dir(task.bpf_dir);
     let bpf = task.bpf.map(RefCell::borrow);
     work(&Attach {
@@ -68,28 +69,13 @@ pub(super) fn converge(context: &mut Context<'_>, task: Task<'_>, maps_are_full:
         // What is to mark in their place may not stand.
         return Ok(());
     }
-    with_programs(task, maps_are_full, |attach| {
-        program::converge(context, &task.plan.hooks, attach)?;
-        match attach.programs {
-            Some(programs) if task.scope.covers(Kind::Qdisc) => look_ahead(context, task.plan, programs, attach.kind),
-            _ => Ok(()),
-        }
-    })?;
+    with_programs(task, maps_are_full, |attach| program::converge(context, &task.plan.hooks, attach))?;
+    if let Some(bpf) = task.bpf.filter(|_| task.scope.covers(Kind::Qdisc)) {
+        first::come_first(context, task, bpf, maps_are_full)?;
+    }
     if task.plan.hooks.is_empty() && task.bpf_dir.exists() {
         let outcome = bpf::unpin_all(task.bpf_dir);
         context.ledger.book(Kind::Map, "pins", "removed", outcome);
     }
-    Ok(())
-}
-
-/// Notes whose programs run ahead of ours.
-fn look_ahead(context: &mut Context<'_>, plan: &Plan, programs: &Programs, kind: AttachKind) -> anyhow::Result<()> {
-    let ahead = program::ahead_of_us(context, &plan.hooks, programs, kind)?;
-    let note = |(hook, others): (program::Hook, Vec<String>)| {
-        let others = others.join(", ");
-        let message = format!("runs after others' ({others}); a final verdict of theirs ends the chain before it");
-        Problem::new(format!("program on {hook}"), message)
-    };
-    context.ledger.notes = Some(ahead.into_iter().map(note).collect());
     Ok(())
 }

@@ -19,12 +19,14 @@ mod ahead;
 mod apply;
 mod diff;
 mod observe;
+mod overtake;
 mod probe;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use crate::kernel::tc::Direction;
-pub(crate) use ahead::ahead_of_us;
+pub(crate) use ahead::{Behind, ahead_of_us};
+pub(crate) use overtake::overtake;
 pub(crate) use probe::probe;
 
 /// Every program of ours has a name that begins so.

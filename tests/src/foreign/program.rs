@@ -1,4 +1,4 @@
-//! A program of someone else on a device: the object's empty one, which returns `TC_ACT_UNSPEC`. The kernel counts its runs.
+//! A program of someone else on a device, one of the object's that do nothing. The kernel counts its runs.
 
 use std::{fmt, fs};
 
@@ -13,10 +13,27 @@ use crate::mode::Attach;
 use crate::netns::Netns;
 use crate::programs::{Hook, clsact_devices, object};
 
-const PROGRAM: &str = "empty";
 /// Maps of the object that a program without maps need not have at their size.
 const LARGE: [&str; 2] = [name::FLOWS, name::DATAGRAMS];
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+/// What it says of every packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Those behind it may say (`TC_ACT_UNSPEC`).
+    Next,
+    /// It may pass, and nobody else is asked (`TC_ACT_OK`).
+    Final,
+}
+
+impl Verdict {
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Next => "empty",
+            Self::Final => "ends",
+        }
+    }
+}
 
 /// Where it comes to stand among those of its kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,15 +65,24 @@ impl Place {
 #[derive(Debug)]
 pub struct Foreign {
     what: String,
+    verdict: Verdict,
     ebpf: Ebpf,
 }
 
 impl Foreign {
     /// Attaches another one.
-    pub fn attach(netns: &Netns, device: &str, hook: Hook, attach: Attach, place: Place) -> Result<Self> {
+    pub fn attach(
+        netns: &Netns,
+        device: &str,
+        hook: Hook,
+        attach: Attach,
+        place: Place,
+        verdict: Verdict,
+    ) -> Result<Self> {
         let what = format!("the {place:?} program by {attach} on {device} {hook:?}");
         let mut ebpf = load()?;
-        let program: &mut SchedClassifier = ebpf.program_mut(PROGRAM).context("no such program")?.try_into()?;
+        let name = verdict.program();
+        let program: &mut SchedClassifier = ebpf.program_mut(name).context("no such program")?.try_into()?;
         program.load().context("the kernel does not take the program")?;
         if attach == Attach::Clsact && !clsact_devices(netns)?.iter().any(|other| other == device) {
             Cmd::line("tc qdisc add dev").args([device, "clsact"]).netns(netns).run()?;
@@ -64,7 +90,7 @@ impl Foreign {
         netns
             .run(|| program.attach_with_options(device, hook.attach_type(), place.options(attach)))?
             .with_context(|| format!("cannot attach {what}"))?;
-        Ok(Self { what, ebpf })
+        Ok(Self { what, verdict, ebpf })
     }
 
     /// Its number in the kernel.
@@ -78,7 +104,7 @@ impl Foreign {
     }
 
     fn program(&self) -> Result<&SchedClassifier> {
-        Ok(self.ebpf.program(PROGRAM).context("no such program")?.try_into()?)
+        Ok(self.ebpf.program(self.verdict.program()).context("no such program")?.try_into()?)
     }
 }
 

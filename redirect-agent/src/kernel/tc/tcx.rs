@@ -3,8 +3,9 @@
 //!
 //! Devices go by name here and in the calling thread's network namespace, as `aya` takes them.
 
+use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
@@ -16,6 +17,8 @@ use crate::kernel::{bpf, file};
 
 /// A list is read program by program; one may go while it is.
 const QUERY_TRIES: usize = 4;
+/// How the pin of a link ends that has not taken its place yet.
+const NEXT: &str = "-next";
 
 impl From<Direction> for TcAttachType {
     fn from(direction: Direction) -> Self {
@@ -52,6 +55,43 @@ pub(crate) fn attach(
     // The pin keeps it; ours is closed.
     let link = FdLink::try_from(link)?;
     bpf::write("pin a link", || Ok(link.pin(pin).map(drop)?)).with_context(|| format!("pin {}", pin.display()))
+}
+
+/// Attaches `program`, a copy of the one that the pinned link attaches, ahead of all others, and has the new link take the place of that
+/// one: there is no moment without either.
+pub(crate) fn overtake(
+    program: &mut SchedClassifier,
+    device: &str,
+    direction: Direction,
+    pin: &Path,
+) -> anyhow::Result<()> {
+    let next = next_pin(pin);
+    unlink(&next)?;
+    attach(program, device, direction, &next)?;
+    // With its pin goes the former link.
+    file::rename(&next, pin).with_context(|| format!("rename {}", next.display()))
+}
+
+/// Where a link is pinned until it takes the place of the one in `pin`.
+fn next_pin(pin: &Path) -> PathBuf {
+    let mut name = pin.as_os_str().to_owned();
+    name.push(NEXT);
+    name.into()
+}
+
+/// Removes the links of which an agent that was killed meant to put another in its place: that one stands.
+pub(crate) fn sweep(links: &Path) -> anyhow::Result<()> {
+    let entries = match fs::read_dir(links) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
+        entries => entries.with_context(|| format!("list {}", links.display()))?,
+    };
+    for entry in entries {
+        let path = entry.with_context(|| format!("list {}", links.display()))?.path();
+        if path.as_os_str().as_encoded_bytes().ends_with(NEXT.as_bytes()) {
+            unlink(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Attaches `program` ahead of all others for as long as the link lives.

@@ -2,57 +2,67 @@
 
 use std::collections::BTreeMap;
 
+use aya::programs::ProgramInfo;
+
 use super::diff::is_ours;
 use super::observe::name_of;
 use super::{AttachKind, Context, Hook, Programs};
 use crate::kernel::tc::filter::{self, Filter};
 use crate::kernel::tc::{qdisc, tcx};
 
-/// For each hook at which there are any, what stands ahead of our program, in order and in words.
+/// Ours is not the first.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Behind {
+    /// What stands ahead of it, in order and in words.
+    pub(crate) others: Vec<String>,
+    /// What stands is the very program that is loaded, and not a former load of the same.
+    pub(crate) is_loaded: bool,
+}
+
+/// The hooks at which others' programs stand ahead of ours.
 pub(crate) fn ahead_of_us(
     context: &mut Context<'_>,
     desired: &BTreeMap<Hook, &'static str>,
     programs: &Programs,
     kind: AttachKind,
-) -> anyhow::Result<BTreeMap<Hook, Vec<String>>> {
+) -> anyhow::Result<BTreeMap<Hook, Behind>> {
     let devices: BTreeMap<_, _> = context.links()?.iter().map(|link| (link.name.clone(), link.index)).collect();
     let qdiscs = qdisc::dump(context.netns.netlink())?;
     let mut ahead = BTreeMap::new();
     for hook in desired.keys() {
         let Some(index) = devices.get(&hook.device).copied() else { continue };
-        let mut found = by_tcx(context, hook, index, programs, kind)?;
+        let list = list(context, hook, index, kind)?;
+        let is_loaded = list.iter().any(|program| programs.iter().any(|(_, known)| known.id == program.id()));
+        let mut others = by_tcx(&list, programs);
         if kind == AttachKind::Clsact && qdiscs.contains_key(&index) {
-            found.extend(by_filter(&filter::dump(context.netns.netlink(), index, hook.direction)?));
+            others.extend(by_filter(&filter::dump(context.netns.netlink(), index, hook.direction)?));
         }
-        if !found.is_empty() {
-            ahead.insert(hook.clone(), found);
+        if !others.is_empty() {
+            ahead.insert(hook.clone(), Behind { others, is_loaded });
         }
     }
     Ok(ahead)
 }
 
 /// Programs attached by TCX run before those of a qdisc (`tc_run`, `net/core/dev.c`).
-fn by_tcx(
-    context: &mut Context<'_>,
-    hook: &Hook,
-    index: u32,
-    programs: &Programs,
-    kind: AttachKind,
-) -> anyhow::Result<Vec<String>> {
-    let list = match context.netns.run(|| tcx::query(&hook.device, hook.direction))? {
-        Ok(list) => list,
+fn list(context: &mut Context<'_>, hook: &Hook, index: u32, kind: AttachKind) -> anyhow::Result<Vec<ProgramInfo>> {
+    match context.netns.run(|| tcx::query(&hook.device, hook.direction))? {
         // A kernel without TCX has none of them.
-        Err(_) if kind == AttachKind::Clsact => return Ok(Vec::new()),
+        Err(_) if kind == AttachKind::Clsact => Ok(Vec::new()),
         Err(error) => {
             context.links_changed();
-            return if name_of(context.links()?, index).is_none() { Ok(Vec::new()) } else { Err(error) };
+            if name_of(context.links()?, index).is_none() { Ok(Vec::new()) } else { Err(error) }
         }
-    };
+        list => list,
+    }
+}
+
+fn by_tcx(list: &[ProgramInfo], programs: &Programs) -> Vec<String> {
     let ours = |tag| programs.iter().any(|(_, known)| known.tag == tag);
     let foreign = list.iter().take_while(|program| !ours(program.tag()));
-    Ok(foreign
+    foreign
         .map(|program| format!("tcx program {} (id {})", String::from_utf8_lossy(program.name()), program.id()))
-        .collect())
+        .collect()
 }
 
 /// Filters of the first chain ahead of ours. Handle 0 is the head of a list, not a filter.

@@ -26,6 +26,7 @@ pub(super) fn apply(
     let netns = context.netns.id();
     context.record.retain_qdiscs(netns, |index| observed.qdiscs.get(&index) == Some(&Qdisc::Clsact))?;
     put_queues_back(context)?;
+    tcx::sweep(attach.links)?;
     let places: BTreeSet<Place> = desired.keys().copied().chain(observed.places()).collect();
     for place in places {
         stand(context, place, desired.get(&place).copied(), attach, &mut observed)?;
@@ -94,7 +95,7 @@ fn take(context: &mut Context<'_>, place: Place, step: Step, attach: &Attach<'_>
     Ok(context.ledger.mend(kind, &object, found, what, outcome))
 }
 
-fn is_gone(context: &mut Context<'_>, index: u32) -> anyhow::Result<bool> {
+pub(super) fn is_gone(context: &mut Context<'_>, index: u32) -> anyhow::Result<bool> {
     context.links_changed();
     Ok(name_of(context.links()?, index).is_none())
 }
@@ -132,7 +133,7 @@ fn write(
     }
 }
 
-fn slot(place: Place, priority: u16) -> Slot {
+pub(super) fn slot(place: Place, priority: u16) -> Slot {
     Slot { index: place.index, direction: place.direction, priority, handle: HANDLE }
 }
 

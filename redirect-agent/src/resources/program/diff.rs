@@ -156,17 +156,36 @@ impl Observed {
     /// of which a new one becomes the first.
     fn free_priority(&self, place: Place) -> Option<u16> {
         let filters = self.filters.get(&place).map(Vec::as_slice).unwrap_or_default();
-        let filters = || filters.iter().filter(|filter| filter.chain == 0);
-        (1..=u16::MAX).find(|priority| {
-            filters()
-                .filter(|filter| filter.priority == *priority)
-                .all(|filter| filter.kind == "bpf" && filter.protocol == ALL_PROTOCOLS && filter.handle != HANDLE)
-        })
+        (1..=u16::MAX).find(|priority| can_join(filters, *priority))
     }
 
     fn is(&self, standing: Standing, identity: &Identity) -> bool {
         standing.id == identity.id
             || standing.tag == identity.tag && self.maps.get(&standing.id) == Some(&identity.maps)
+    }
+}
+
+/// Whether a filter of ours could have this priority, wherever ours is now.
+fn can_join(filters: &[Filter], priority: u16) -> bool {
+    let mut others =
+        filters.iter().filter(|filter| filter.chain == 0 && filter.priority == priority && !is_ours(filter));
+    others.all(|filter| filter.kind == "bpf" && filter.protocol == ALL_PROTOCOLS && filter.handle != HANDLE)
+}
+
+/// The priorities by which our filter gets ahead of others', from the one that it has to the one that it is to have. Nothing where it is as far
+/// ahead as it can be. A handle is there once a priority, so within its own it takes the way by another one.
+pub(super) fn way_ahead(filters: &[Filter]) -> Vec<u16> {
+    let real = || filters.iter().filter(|filter| filter.chain == 0 && filter.handle != 0);
+    let Some(current) = real().find(|filter| is_ours(filter)).map(|filter| filter.priority) else { return Vec::new() };
+    let last_ahead = real().take_while(|filter| !is_ours(filter)).last().map(|filter| filter.priority);
+    let best = (1..=current).find(|priority| can_join(filters, *priority));
+    match (last_ahead, best) {
+        (Some(ahead), Some(best)) if best < current && best <= ahead => vec![current, best],
+        (Some(ahead), Some(best)) if best == ahead => {
+            let aside = (current..=u16::MAX).skip(1).find(|priority| can_join(filters, *priority));
+            aside.map_or_else(Vec::new, |aside| vec![current, aside, best])
+        }
+        _ => Vec::new(),
     }
 }
 

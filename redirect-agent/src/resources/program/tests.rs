@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::ahead::by_filter;
-use super::diff::{HANDLE, Observed, Pin, Standing, Step, Wanted};
+use super::diff::{HANDLE, Observed, Pin, Standing, Step, Wanted, way_ahead};
 use super::observe::parse_pin;
 use super::*;
 use crate::kernel::tc::filter::{ALL_PROTOCOLS, Filter, FilterProgram};
@@ -134,9 +134,26 @@ fn what_stands_ahead_is_named() {
 }
 
 #[test]
+fn a_filter_gets_ahead_of_others_as_far_as_it_can() {
+    let ours = |priority| bpf(priority, HANDLE, NAME);
+    let theirs = |priority| bpf(priority, 1, "theirs");
+    // Of one priority the one that came last is the first, and a handle is there once.
+    assert_eq!(way_ahead(&[theirs(1), ours(1)]), [1, 2, 1]);
+    assert_eq!(way_ahead(&[theirs(1), ours(1), bpf(2, HANDLE, "theirs")]), [1, 3, 1]);
+    assert_eq!(way_ahead(&[theirs(1), ours(4)]), [4, 1]);
+    assert_eq!(way_ahead(&[bpf(1, 0, ""), theirs(1), bpf(3, 0, ""), ours(3)]), [3, 1]);
+    // Those that it cannot get ahead of do not keep it behind others.
+    assert_eq!(way_ahead(&[u32_filter(1), theirs(2), ours(2)]), [2, 3, 2]);
+    assert_eq!(way_ahead(&[u32_filter(1), theirs(3), ours(4)]), [4, 2]);
+    for there_already in [vec![ours(1), theirs(1)], vec![u32_filter(1), ours(2)], vec![theirs(1)], vec![]] {
+        assert!(way_ahead(&there_already).is_empty(), "{there_already:?}");
+    }
+}
+
+#[test]
 fn pins_are_read_by_the_names_they_are_given() {
     assert_eq!(parse_pin("5-ingress"), Some(PLACE));
-    for name in ["5", "5-in", "x-ingress", "05-ingress", "+5-ingress", "-1-egress"] {
+    for name in ["5", "5-in", "5-ingress-next", "x-ingress", "05-ingress", "+5-ingress", "-1-egress"] {
         assert_eq!(parse_pin(name), None, "{name}");
     }
 }
