@@ -19,6 +19,15 @@ impl Backend {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
 
+    /// The one that it is not.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Nft => Self::Legacy,
+            Self::Legacy => Self::Nft,
+        }
+    }
+
     /// The command that prints and edits rules.
     #[must_use]
     pub const fn iptables(self) -> &'static str {

@@ -181,11 +181,16 @@ impl Lab {
 
     /// kube-proxy's rules for the Services that there are.
     pub(crate) fn install_services(&self) -> Result<()> {
+        services::install(&self.node(), self.options().backend, &self.services()?)
+    }
+
+    /// The Services that kube-proxy writes rules for.
+    pub fn services(&self) -> Result<[Service; 2]> {
         let app_b = SocketAddrV4::new(self.pod("app-b")?.ip()?, POD_PORT);
-        let remote =
-            Service { name: "default/remote", id: "REMOTE", cluster_ip: SERVICE_REMOTE, endpoint: REMOTE_SERVER };
-        let app_b = Service { name: "mesh/app-b", id: "APPB", cluster_ip: SERVICE_APP_B, endpoint: app_b };
-        services::install(&self.node(), self.options().backend, &[remote, app_b])
+        Ok([
+            Service { name: "default/remote", id: "REMOTE", cluster_ip: SERVICE_REMOTE, endpoint: REMOTE_SERVER },
+            Service { name: "mesh/app-b", id: "APPB", cluster_ip: SERVICE_APP_B, endpoint: app_b },
+        ])
     }
 
     /// How pods are plumbed here; `data_dir` outlives the pods.

@@ -57,3 +57,4 @@ pub mod tally;
 mod time;
 pub mod traffic;
 pub mod worker;
+pub mod xtables;

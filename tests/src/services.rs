@@ -59,6 +59,12 @@ pub fn install(node: &Netns, backend: Backend, services: &[Service]) -> Result<(
     install_as(Kind::chosen()?, node, backend, services)
 }
 
+/// Takes away what [`install`] wrote: the node as it is before kubelet and kube-proxy have started.
+pub fn uninstall(node: &Netns, backend: Backend, services: &[Service]) -> Result<()> {
+    remove(Kind::chosen()?, node, backend, services)?;
+    restore(node, backend, "*mangle\n-X KUBE-KUBELET-CANARY\nCOMMIT\n").context("kubelet's chain")
+}
+
 /// Writes kube-proxy's rules in one of its modes.
 pub fn install_as(kind: Kind, node: &Netns, backend: Backend, services: &[Service]) -> Result<()> {
     match kind {

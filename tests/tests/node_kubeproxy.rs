@@ -10,14 +10,12 @@ use redirect_lab::client::{Session, probe};
 use redirect_lab::demo::{SETTLE, ZTUNNEL};
 use redirect_lab::harness::{Checks, eventually, options, start, watchful};
 use redirect_lab::lab::Lab;
-use redirect_lab::layout::{
-    MESH_NAMESPACE, NODE, NODE_IP, NODE_SECOND_IP, POD_PORT, REMOTE, REMOTE_SERVER, SERVICE_APP_B, SERVICE_REMOTE,
-};
+use redirect_lab::layout::{MESH_NAMESPACE, NODE, NODE_IP, NODE_SECOND_IP, REMOTE};
 use redirect_lab::node::ip_batch;
 use redirect_lab::pod::Pod;
 use redirect_lab::scoped::ScopedLab;
 use redirect_lab::serve::serve;
-use redirect_lab::services::{self, Kind, Service};
+use redirect_lab::services::{self, Kind};
 use redirect_lab::snapshot::{Section, Snapshot};
 use redirect_lab::table::{self, Case, Expect};
 use rustix::process::Signal;
@@ -84,11 +82,7 @@ fn serve_on_node(lab: &Lab) -> Result<()> {
 /// What a new kube-proxy does: it takes the old one's rules away, and writes its own.
 fn restart(lab: &Lab, current: &mut Kind, next: Kind) -> Result<()> {
     let (node, backend) = (lab.node(), lab.options().backend);
-    let app_b = SocketAddrV4::new(lab.pod("app-b")?.ip()?, POD_PORT);
-    let services = [
-        Service { name: "default/remote", id: "REMOTE", cluster_ip: SERVICE_REMOTE, endpoint: REMOTE_SERVER },
-        Service { name: "mesh/app-b", id: "APPB", cluster_ip: SERVICE_APP_B, endpoint: app_b },
-    ];
+    let services = lab.services()?;
     services::remove(*current, &node, backend, &services)?;
     *current = next;
     services::install_as(next, &node, backend, &services)
