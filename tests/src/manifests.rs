@@ -68,6 +68,12 @@ impl Manifests {
         self.write(&pod_file(pod), &yaml(&pod_object(pod))?)
     }
 
+    /// Writes pods that are told of all at once, as `file`.
+    pub fn put_pods(&self, file: &str, pods: &[Pod]) -> Result<()> {
+        let documents = pods.iter().map(|pod| yaml(&pod_object(pod))).collect::<Result<Vec<_>>>()?;
+        self.write(file, &documents.join("\n---\n"))
+    }
+
     /// Removes a pod.
     pub fn remove_pod(&self, pod: &Pod) -> Result<()> {
         self.remove(&pod_file(pod))

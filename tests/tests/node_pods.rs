@@ -2,15 +2,21 @@
 //! have nothing to do with it go on.
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use redirect_lab::agent::AgentOptions;
+use redirect_lab::bpf::random::Random;
 use redirect_lab::capture::Capture;
 use redirect_lab::client::Session;
+use redirect_lab::cni::Topology;
 use redirect_lab::demo::ZTUNNEL;
 use redirect_lab::harness::{Checks, settled, start, watchful};
 use redirect_lab::lab::Lab;
-use redirect_lab::layout::{MESH_NAMESPACE, PLAIN_NAMESPACE, PROXY_NAMESPACE, UPLINK};
+use redirect_lab::layout::{MESH_NAMESPACE, PLAIN_NAMESPACE, POD_LINK, PROXY_NAMESPACE, UPLINK};
+use redirect_lab::mode::Mode;
+use redirect_lab::node::ip_batch;
 use redirect_lab::operator::meshed;
 use redirect_lab::pod::Pod;
 use redirect_lab::status::Status;
@@ -19,6 +25,8 @@ use rustix::process::Signal;
 
 const FOLLOW: Duration = Duration::from_secs(30);
 const MODE: &str = "istio.io/dataplane-mode";
+/// A pod's second address, far from those that host-local gives.
+const SECOND: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 222);
 
 #[test]
 fn pods_come_change_and_go() -> Result<()> {
@@ -56,13 +64,8 @@ fn pods_come_change_and_go() -> Result<()> {
             proxied(&lab, "app-c", meshed)
         });
     }
-    checks.check("ten turns in a row end with the last", || {
-        for turn in 0..10 {
-            lab.label_pod("app-c", MODE, Some(if turn % 2 == 0 { "none" } else { "ambient" }))?;
-        }
-        lab.wait_until(FOLLOW, "app-c meshed", |status| status.settled && status.meshed("app-c"))?;
-        proxied(&lab, "app-c", true)
-    });
+    checks.check("fifty turns at random end with the last", || turns(&mut lab));
+    checks.check("each of a pod's addresses counts", || two_addresses(&mut lab));
     checks.check("a status that names no address any more takes nobody out", || forgotten_address(&mut lab));
     checks.check("a finished pod is not meshed", || {
         let change = |lab: &mut Lab| lab.change_pod("app-c", |pod| pod.phase = "Succeeded".to_owned());
@@ -94,6 +97,7 @@ fn pods_come_change_and_go() -> Result<()> {
         follow(&mut lab, "plain and plain-b not meshed", leave, neither, TWO_PODS)?;
         proxied(&lab, "plain", false)
     });
+    checks.check("fifty pods take no more tools than one", || fifty_as_one(&mut lab));
     checks.finish()
 }
 
@@ -207,6 +211,106 @@ fn add_app_c(lab: &mut Lab) -> Result<()> {
     lab.add_pod(Pod::app(MESH_NAMESPACE, "app-c")?).map(drop)
 }
 
+/// The label turns at random, faster than it is followed. Every tenth time it must have come to what it was left at.
+fn turns(lab: &mut Lab) -> Result<()> {
+    let mut random = Random::new(50);
+    for turn in 1..=50 {
+        let mode = match turn {
+            turn if turn % 20 == 0 => Some("none"),
+            turn if turn % 10 == 0 => Some("ambient"),
+            _ => random.one(&[Some("none"), Some("ambient"), None]).flatten(),
+        };
+        lab.label_pod("app-c", MODE, mode)?;
+        if turn % 10 == 0 {
+            has_come_to(lab, mode == Some("ambient")).with_context(|| format!("after {turn} turns"))?;
+        }
+    }
+    Ok(())
+}
+
+fn has_come_to(lab: &Lab, is_meshed: bool) -> Result<()> {
+    // Changes are read one after another: who has seen this one has seen that.
+    let marker = Pod::app(PLAIN_NAMESPACE, "marker")?;
+    lab.manifests().put_pod(&marker)?;
+    let seen = |status: &Status| status.settled && status.pods.iter().any(|pod| pod.uid == marker.uid);
+    let status = lab.wait_until(FOLLOW, "done with the turns", seen)?;
+    lab.manifests().remove_pod(&marker)?;
+    ensure!(status.meshed("app-c") == is_meshed, "app-c is {:?}", status.pod("app-c"));
+    proxied(lab, "app-c", is_meshed)
+}
+
+/// A pod with two addresses is meshed with both, and with the one that is left when the other goes.
+fn two_addresses(lab: &mut Lab) -> Result<()> {
+    let ip = lab.pod("app-c")?.ip()?;
+    ip_batch(&lab.pod_netns("app-c"), &[&format!("addr add {SECOND}/32 dev {POD_LINK}")])?;
+    if let Some(device) = lab.pod("app-c")?.host_link.clone().filter(|_| lab.options().topology == Topology::Ptp) {
+        ip_batch(&lab.node(), &[&format!("route add {SECOND}/32 dev {device}")])?;
+    }
+    lab.change_pod("app-c", |pod| pod.ips.push(SECOND.into()))?;
+    let has = |status: &Status, count| status.pod("app-c").is_some_and(|pod| pod.ips.len() == count);
+    let both = |status: &Status| status.settled && status.meshed("app-c") && has(status, 2);
+    lab.wait_until(FOLLOW, "app-c meshed with both", both)?;
+    let found = meshed(lab)?;
+    ensure!(found.contains(&ip) && found.contains(&SECOND), "of {ip} and {SECOND} the datapath holds {found:?}");
+    proxied(lab, "app-c", true)?;
+    let out = Case {
+        name: "outbound, second address",
+        from: "app-c",
+        source: Some(SECOND),
+        to: "remote",
+        server: "remote",
+        proxy: Expect::Outbound,
+    };
+    let to = "10.244.1.222:80";
+    let into = Case {
+        name: "inbound, second address",
+        from: "remote",
+        source: None,
+        to,
+        server: "app-c",
+        proxy: Expect::Inbound(15006, to),
+    };
+    right(lab, &[out, into])?;
+    lab.change_pod("app-c", |pod| pod.ips.truncate(1))?;
+    lab.wait_until(FOLLOW, "app-c meshed with one", |status| status.settled && has(status, 1))?;
+    let found = meshed(lab)?;
+    ensure!(found.contains(&ip) && !found.contains(&SECOND), "{SECOND} has gone, and the datapath holds {found:?}");
+    proxied(lab, "app-c", true)
+}
+
+/// Pods that come together are written together; in ebpf mode no tool is run for them.
+fn fifty_as_one(lab: &mut Lab) -> Result<()> {
+    lab.stop_agent(Signal::KILL)?;
+    // What the timer reads back takes tools as well.
+    start(lab, &AgentOptions::default().arg("--resync=3600"))?;
+    let (one, fifty) = (tools_for(lab, "one", 1)?, tools_for(lab, "fifty", 50)?);
+    println!("        tools for one pod: {one}; for fifty: {fifty}");
+    match lab.mode() {
+        Mode::Ebpf => ensure!(one + fifty == 0, "there are no batches in ebpf mode"),
+        // Events of what was written may be looked at once or twice.
+        Mode::Iptables => ensure!(one > 0 && fifty < one + 10, "one process a pod, or nearly so"),
+    }
+    Ok(())
+}
+
+/// How many tools the agent runs until so many pods, of which it is told at once, are in the datapath.
+fn tools_for(lab: &Lab, name: &str, count: u8) -> Result<u64> {
+    let pod = |number: u8| {
+        let mut pod = Pod::app(MESH_NAMESPACE, &format!("{name}-{number}"))?;
+        // Nobody plumbs it: it is in the datapath, and pending.
+        pod.ips = vec![IpAddr::from([10, 100, count, number])];
+        Ok(pod)
+    };
+    let pods = (1..=count).map(pod).collect::<Result<Vec<_>>>()?;
+    let (before, standing) = (lab.status()?.processes, meshed(lab)?.len());
+    lab.manifests().put_pods(&format!("{name}.yaml"), &pods)?;
+    let told = |status: &Status| pods.iter().all(|pod| status.pod(&pod.name).is_some());
+    let status = lab.wait_until(FOLLOW, "told of the pods", |status| status.settled && told(status))?;
+    let stand = meshed(lab)?.len();
+    ensure!(stand == standing + usize::from(count), "{standing} pods and {count} are in the datapath as {stand}");
+    Ok(status.processes - before)
+}
+
 /// As after a reboot of the node, before the runtime has made anew what it lost; also for an agent that starts then.
 fn forgotten_address(lab: &mut Lab) -> Result<()> {
     let (ips, ip) = (lab.pod("app-c")?.ips.clone(), lab.pod("app-c")?.ip()?);
@@ -233,9 +337,13 @@ fn proxied(lab: &Lab, pod: &'static str, meshed: bool) -> Result<()> {
     let [out, into] = if meshed { [Expect::Outbound, Expect::Inbound(15006, pod)] } else { [Expect::Nothing; 2] };
     let outbound = Case { name: "outbound", from: pod, source: None, to: "remote", server: "remote", proxy: out };
     let inbound = Case { name: "inbound", from: "remote", source: None, to: pod, server: pod, proxy: into };
-    for case in [outbound, inbound] {
-        let wrong = table::run_case(lab, ZTUNNEL, case)?.wrong;
-        ensure!(wrong.is_empty(), "{pod} {}: {}", case.name, wrong.join("; "));
+    right(lab, &[outbound, inbound])
+}
+
+fn right(lab: &Lab, cases: &[Case]) -> Result<()> {
+    for case in cases {
+        let wrong = table::run_case(lab, ZTUNNEL, *case)?.wrong;
+        ensure!(wrong.is_empty(), "{}, {} to {}: {}", case.name, case.from, case.to, wrong.join("; "));
     }
     Ok(())
 }
