@@ -4,12 +4,12 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use redirect_common::flow::{Flow, Remembered};
-use redirect_common::maps::{Address, Pod, counter_name, name};
-use redirect_common::maps::{COUNTERS, Counter};
+use redirect_common::maps::{Address, COUNTERS, Config, Counter, Pod, counter_name, name};
 use redirect_common::policy::Row;
 
+use crate::bpf::records::Record;
 use crate::lab::Lab;
 
 /// Records as their bytes.
@@ -64,6 +64,12 @@ pub fn counts(lab: &Lab) -> Result<String> {
         all.extend((sum > 0).then(|| format!("{} {sum}", counter_name(index))));
     }
     Ok(all.join(", "))
+}
+
+/// The tunnels' UDP port, by which the programs know the tunnels' own packets.
+pub fn tunnel_port(lab: &Lab) -> Result<u32> {
+    let config: Array<_, Record<Config>> = Array::try_from(open(lab, name::CONFIG)?)?;
+    Ok(config.get(&0, 0)?.0.tunnel_port)
 }
 
 /// Addresses of the meshed pods in the map of this layout.

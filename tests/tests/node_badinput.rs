@@ -10,6 +10,7 @@ use redirect_lab::demo::ZTUNNEL;
 use redirect_lab::harness::{Checks, settled};
 use redirect_lab::lab::Lab;
 use redirect_lab::layout::{MESH_NAMESPACE, NODE_IP, NODE_SECOND_IP, PLAIN_NAMESPACE, PROXY_NAMESPACE};
+use redirect_lab::node::ip_batch;
 use redirect_lab::operator::meshed;
 use redirect_lab::pod::Pod;
 use redirect_lab::status::Status;
@@ -85,6 +86,7 @@ fn it_is_named_and_everything_else_works() -> Result<()> {
         pod.ips = vec![IpAddr::from([10, 244, 1, 250])];
         with(&lab, &pod, || complains(&lab, "ztunnel-ghost", ""))
     });
+    checks.check("pods behind a link that is no veth", || behind_macvlan(&lab));
     checks.check("a ztunnel in a namespace that is not the configured one", || impostor(&mut lab));
     checks.finish()
 }
@@ -116,6 +118,26 @@ fn without_a_ztunnel_that_can_be_found_meshed_pods_are_blocked_and_no_one_else()
         Ok(())
     });
     checks.finish()
+}
+
+/// Packets of a macvlan do not pass the node's IP layer. A pod behind one is never shown as meshed, and as ztunnel it is not taken.
+fn behind_macvlan(lab: &Lab) -> Result<()> {
+    let address = Ipv4Addr::new(10, 77, 0, 9);
+    let netns = lab.pod_netns("plain-b");
+    let link = format!("link add link mac-parent name mac0 netns {} type macvlan mode bridge", netns.name());
+    ip_batch(
+        &lab.node(),
+        &["link add mac-parent type dummy", "addr add 10.77.0.1/24 dev mac-parent", "link set mac-parent up", &link],
+    )?;
+    ip_batch(&netns, &[&format!("addr add {address}/24 dev mac0"), "link set mac0 up"])?;
+    let mut proxy = Pod::proxy(PROXY_NAMESPACE, "ztunnel-mac")?;
+    proxy.ips = vec![address.into()];
+    let as_ztunnel = with(lab, &proxy, || complains(lab, "ztunnel-mac", "interface mac0"));
+    let as_app = with(lab, &manifest("app-mac", &[address.into()])?, || {
+        complains(lab, "app-mac", "behind a link of another kind")
+    });
+    ip_batch(&lab.node(), &["link del mac-parent"])?;
+    as_ztunnel.and(as_app)
 }
 
 /// A real pod with a real proxy and the right label, in the wrong namespace.

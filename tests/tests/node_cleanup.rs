@@ -2,12 +2,15 @@
 //! like the agent's, and when no agent runs any more.
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
-use anyhow::{Result, ensure};
-use redirect_common::names::TUNNEL_PORT;
+use anyhow::{Context, Result, ensure};
+use redirect_common::names::{TUNNEL_PORT, TUNNELS};
+use redirect_lab::command::Cmd;
 use redirect_lab::demo::ZTUNNEL;
 use redirect_lab::foreign;
 use redirect_lab::harness::{Checks, options, start, watchful};
 use redirect_lab::lab::Lab;
+use redirect_lab::mode::Mode;
+use redirect_lab::pinned;
 use redirect_lab::restored::Before;
 use redirect_lab::scoped::ScopedLab;
 use redirect_lab::status::Status;
@@ -29,8 +32,9 @@ fn nothing_stays_and_nothing_foreign_goes() -> Result<()> {
     checks.check("a foreign tunnel owner is put in place", || foreign::tunnel(&lab.node(), TUNNEL_PORT));
     checks.check("a foreign owner of the tunnel port stays", || {
         same_after(&mut lab, |lab| {
-            let port = lab.status()?.tunnel_port;
-            ensure!(port.is_some_and(|port| port != TUNNEL_PORT), "the port is another's, and the agent still uses it");
+            let port = lab.status()?.tunnel_port.context("no port")?;
+            ensure!(port != TUNNEL_PORT, "the port is another's, and the agent still uses it");
+            all_use(lab, port)?;
             table::check(lab, ZTUNNEL)
         })
     });
@@ -48,4 +52,25 @@ fn same_after(lab: &mut Lab, meanwhile: impl FnOnce(&mut Lab) -> Result<()>) -> 
     });
     let back = before.is_back_after_cleanup(lab);
     outcome.and(back)
+}
+
+/// Both ends of both tunnels, and what leaves the tunnels' own packets as they are.
+fn all_use(lab: &Lab, port: u16) -> Result<()> {
+    for tunnel in &TUNNELS {
+        for (netns, link) in [(lab.node(), tunnel.node_link), (lab.pod_netns(ZTUNNEL), tunnel.proxy_link)] {
+            let text = Cmd::line(&format!("ip -d link show {link}")).netns(&netns).run()?;
+            ensure!(text.contains(&format!(" dstport {port} ")), "not on port {port}: {text}");
+        }
+    }
+    if lab.mode() == Mode::Ebpf {
+        let exempt = pinned::tunnel_port(lab)?;
+        ensure!(exempt == u32::from(port), "the programs leave out port {exempt}");
+        return Ok(());
+    }
+    let rules = Cmd::line(lab.options().backend.save()).netns(&lab.node()).run()?;
+    for chain in ["ztunnel-PREROUTING", "ztunnel-OUTPUT"] {
+        let exempt = format!("-A {chain} -p udp -m udp --dport {port} -j RETURN");
+        ensure!(rules.lines().any(|rule| rule == exempt), "no rule {exempt:?} in\n{rules}");
+    }
+    Ok(())
 }

@@ -111,7 +111,9 @@ fn with_datapath(mut pod: PodVerdict, reconciler: &Reconciler, proxy: &ProxyStat
         return pod;
     }
     let reason = match unplumbed {
-        Some(ip) => Some(format!("no interface of this node leads to {ip} yet")),
+        Some(ip) => Some(format!(
+            "no veth and no bridge of this node leads to {ip} yet; behind a link of another kind a pod cannot be redirected"
+        )),
         None if proxy.state == ProxyState::Absent => Some("waits for ztunnel; its TCP is blocked meanwhile".into()),
         None if !healthy || proxy.state != ProxyState::Programmed => {
             Some("the datapath is not in place yet; see problems".into())

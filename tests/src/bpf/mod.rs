@@ -9,6 +9,6 @@ pub mod mutate;
 pub mod object;
 pub mod program;
 pub mod random;
-mod records;
+pub(crate) mod records;
 pub mod verifier;
 pub mod world;
