@@ -49,7 +49,7 @@ impl Neighbours {
         lab.cleanup_agent()?;
         ensure!(!lab.bpf_dir().exists(), "{} is still there", lab.bpf_dir().display());
         run(lab, &self.host, ahead.iter().chain(&self.programs))?;
-        drop(ahead);
+        ahead.into_iter().try_for_each(Foreign::detach)?;
         foreign::connection_is_marked(lab)?;
         self.before.is_back(lab)?;
         for pod in lab.pods().iter().filter(|pod| pod.role == Role::Proxy && pod.name != ZTUNNEL) {

@@ -24,6 +24,8 @@ use redirect_lab::table::{self, CASES, Case, Expect};
 use rustix::process::Signal;
 
 const FOLLOW: Duration = Duration::from_secs(30);
+/// How long it may take to read a file of fifty pods where processors are emulated.
+const READ: Duration = Duration::from_mins(2);
 const MODE: &str = "istio.io/dataplane-mode";
 /// A pod's second address, far from those that host-local gives.
 const SECOND: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 222);
@@ -305,7 +307,7 @@ fn tools_for(lab: &Lab, name: &str, count: u8) -> Result<u64> {
     let (before, standing) = (lab.status()?.processes, meshed(lab)?.len());
     lab.manifests().put_pods(&format!("{name}.yaml"), &pods)?;
     let told = |status: &Status| pods.iter().all(|pod| status.pod(&pod.name).is_some());
-    let status = lab.wait_until(FOLLOW, "told of the pods", |status| status.settled && told(status))?;
+    let status = lab.wait_until(READ, "told of the pods", |status| status.settled && told(status))?;
     let stand = meshed(lab)?.len();
     ensure!(stand == standing + usize::from(count), "{standing} pods and {count} are in the datapath as {stand}");
     Ok(status.processes - before)

@@ -61,11 +61,12 @@ impl Place {
     }
 }
 
-/// An attached program; it goes with the value.
+/// An attached program. By TCX it goes with the value; a filter may stay, unless it is detached.
 #[derive(Debug)]
 pub struct Foreign {
     what: String,
     verdict: Verdict,
+    netns: Netns,
     ebpf: Ebpf,
 }
 
@@ -90,7 +91,13 @@ impl Foreign {
         netns
             .run(|| program.attach_with_options(device, hook.attach_type(), place.options(attach)))?
             .with_context(|| format!("cannot attach {what}"))?;
-        Ok(Self { what, verdict, ebpf })
+        Ok(Self { what, netns: netns.clone(), verdict, ebpf })
+    }
+
+    /// Takes it away. That of a filter is a request to the netns that one is in.
+    pub fn detach(self) -> Result<()> {
+        let Self { netns, ebpf, .. } = self;
+        netns.run(move || drop(ebpf))
     }
 
     /// Its number in the kernel.
