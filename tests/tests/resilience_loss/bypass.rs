@@ -10,7 +10,7 @@ use redirect_common::names::{ANNOTATION_ON_PROXY_LOSS, LABEL_MODE, MODE_AMBIENT}
 use redirect_lab::agent::AgentOptions;
 use redirect_lab::client::probe;
 use redirect_lab::demo::SETTLE;
-use redirect_lab::harness::{start, watchful};
+use redirect_lab::harness::watchful;
 use redirect_lab::lab::Lab;
 use redirect_lab::layout::{MESH_NAMESPACE, NODE, PROXY_NAMESPACE, REMOTE};
 use redirect_lab::pod::Pod;
@@ -47,7 +47,7 @@ fn bypassed(lab: &mut Lab, options: &AgentOptions, proxy: &str, next: &str) -> R
     lab.stop_agent(Signal::TERM)?;
     lab.label_namespace(HELD_NAMESPACE, LABEL_MODE, Some(MODE_AMBIENT))?;
     lab.add_pod(Pod::app(HELD_NAMESPACE, HELD)?)?;
-    start(lab, options)?;
+    lab.start_agent(options)?;
     lab.wait_until(SETTLE, "redirected", |status| status.proxied_by(proxy) && status.meshed(HELD))?;
     let mut scene = Scene::begin(lab)?;
     scene.goes_on()?;
