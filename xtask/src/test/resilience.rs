@@ -21,7 +21,7 @@ const LONG: &str = "REDIRECT_LONG";
 const LONG_SECONDS: u32 = 3 * 3600;
 const LONG_DEADLINE: Duration = Duration::from_hours(8);
 
-/// Runs them all: each in both modes, in the short form on one kernel each, else on every kernel that is wanted.
+/// Runs them all: each in both modes on every kernel that is wanted; in the short form in one mode on one of two kernels.
 pub(super) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
     // First: the other one, which is put in the same place, is not the one to stay there.
     let other = programs::build_other(workspace)?;
