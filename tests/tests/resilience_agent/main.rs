@@ -22,7 +22,7 @@ fn agents_come_and_go() -> Result<()> {
     let neighbours = Neighbours::move_in(&lab)?;
     start(&mut lab, &watchful())?;
     let mut checks = Checks::default();
-    for (signal, what, few) in [(Signal::KILL, "killed", 3), (Signal::TERM, "told to end", 2)] {
+    for (signal, what, few) in [(Signal::KILL, "killed", 3), (Signal::TERM, "told to end", 1)] {
         let times = often(few, 100);
         checks.check(&format!("{what}, {times} times"), || turns::ended_by(&mut lab, signal, times));
     }

@@ -1,4 +1,4 @@
-//! Pods come and go by the thousand, take addresses that others still have or have just given up, and what is said of them comes late
+//! Pods come and go by the hundred, take addresses that others still have or have just given up, and what is said of them comes late
 //! and in another order: in the end the datapath holds exactly those that it must, and the agent no more than before.
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
@@ -26,7 +26,7 @@ use held::Held;
 use world::World;
 
 /// Changes, without and with `REDIRECT_LONG`.
-const CHANGES: usize = 1_000;
+const CHANGES: usize = 500;
 const CHANGES_LONG: usize = 20_000;
 /// After so many of them all that was said has come, and the datapath is looked at.
 const ROUND: usize = 100;

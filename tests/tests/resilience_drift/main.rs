@@ -29,8 +29,8 @@ use redirect_lab::table;
 const REPAIR: Duration = Duration::from_mins(1);
 /// How many kinds of things there are at least, whatever the mode.
 const KINDS: usize = 18;
-/// How often five things go at once; ten times as often if all of each kind goes.
-const ROUNDS: usize = 5;
+/// How often five things go at once; twenty times as often if all of each kind goes.
+const ROUNDS: usize = 3;
 const AT_ONCE: usize = 5;
 const SEED: u64 = 5;
 
@@ -65,7 +65,7 @@ fn whatever_changes_is_put_back() -> Result<()> {
         }
     }
     let mut random = Random::new(SEED);
-    for round in 1..=if long() { 10 * ROUNDS } else { ROUNDS } {
+    for round in 1..=if long() { 20 * ROUNDS } else { ROUNDS } {
         let place = &places[random.below(4) / 3];
         let things: Vec<_> = (0..AT_ONCE).map(|_| &place.breaks[random.below(place.breaks.len())]).collect();
         let names: Vec<_> = things.iter().map(|thing| thing.what.as_str()).collect();

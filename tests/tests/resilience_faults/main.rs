@@ -1,6 +1,6 @@
 //! Writes of the agent fail, one after the other, while pods join and leave, at the start, at a cleanup, and while a ztunnel follows
 //! another: it says so, and what stands in the end is what would have stood without. The writes of each phase are counted first; then
-//! some of them fail, in one of three ways each: every fourteenth, all in the long form, or every `REDIRECT_FAULTS_EVERY`th.
+//! some of them fail, in one of three ways each: every forty-second, all in the long form, or every `REDIRECT_FAULTS_EVERY`th.
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
 mod phase;
@@ -23,7 +23,7 @@ use redirect_lab::table;
 use phase::{DEADLINE, NEXT, Phase};
 
 /// Every which write fails in the short form; every one in the long form.
-const EVERY: usize = 14;
+const EVERY: usize = 42;
 
 #[test]
 fn a_write_that_fails_leaves_nothing_half_done() -> Result<()> {
