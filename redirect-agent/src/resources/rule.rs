@@ -62,16 +62,19 @@ pub(crate) fn converge(context: &mut Context<'_>, desired: &[Rule], owned: &[Rul
 
 /// The rules that are of the shape we make; any other is left out.
 fn observe(netlink: &mut Netlink) -> anyhow::Result<Vec<Rule>> {
+    Ok(dump(netlink)?.iter().filter_map(parse).collect())
+}
+
+/// Every rule for IPv4.
+fn dump(netlink: &mut Netlink) -> anyhow::Result<Vec<RuleMessage>> {
     let mut message = RuleMessage::default();
     message.header.family = AddressFamily::Inet;
     let answers = netlink.dump(&RouteNetlinkMessage::GetRule(message)).context("list the policy rules")?;
-    Ok(answers
-        .into_iter()
-        .filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewRule(message) => parse(&message),
-            _ => None,
-        })
-        .collect())
+    let rule = |answer| match answer {
+        RouteNetlinkMessage::NewRule(message) => Some(message),
+        _ => None,
+    };
+    Ok(answers.into_iter().filter_map(rule).collect())
 }
 
 /// A policy rule of somebody else's that looks at marks.
@@ -92,18 +95,8 @@ impl fmt::Display for ForeignMark {
 
 /// All of them, whatever else they look at; `ours` are told by all that they are.
 pub(crate) fn foreign_marks(netlink: &mut Netlink, ours: &[Rule]) -> anyhow::Result<Vec<ForeignMark>> {
-    let mut message = RuleMessage::default();
-    message.header.family = AddressFamily::Inet;
-    let answers = netlink.dump(&RouteNetlinkMessage::GetRule(message)).context("list the policy rules")?;
-    Ok(answers
-        .into_iter()
-        .filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewRule(message) if !parse(&message).is_some_and(|rule| ours.contains(&rule)) => {
-                mark_of(&message)
-            }
-            _ => None,
-        })
-        .collect())
+    let is_ours = |message: &RuleMessage| parse(message).is_some_and(|rule| ours.contains(&rule));
+    Ok(dump(netlink)?.iter().filter(|message| !is_ours(message)).filter_map(mark_of).collect())
 }
 
 fn mark_of(message: &RuleMessage) -> Option<ForeignMark> {
