@@ -66,12 +66,13 @@ fn neighbours_are_left_alone() -> Result<()> {
     });
     checks.check("and run", || all_run(&lab, &others, false));
     checks.check("in iptables mode those that end the chain do no harm", || {
-        let _ends = attach(&lab, &device, &kinds, Place::First, Verdict::Final)?;
+        let ends = attach(&lab, &device, &kinds, Place::First, Verdict::Final)?;
         start(&mut lab, &watchful().in_mode(Mode::Iptables))?;
         is_proxied(&lab)?;
-        lab.cleanup_agent().map(drop)
+        lab.cleanup_agent()?;
+        detach(ends)
     });
-    drop(others);
+    detach(others)?;
 
     Cmd::line("tc qdisc del dev").args([&device, "clsact"]).netns(&lab.node()).run()?;
     checks.check("without others nothing of ours stays", || nothing_stays(&mut lab));
@@ -89,13 +90,18 @@ fn ends_are_overtaken(lab: &mut Lab, device: &str) -> Result<()> {
     let live = attach(lab, device, &[kind], Place::First, Verdict::Final)?;
     eventually(REPAIR, || is_first(lab, device))?;
     is_proxied(lab)?;
-    drop(live);
+    detach(live)?;
     lab.stop_agent(Signal::KILL)?;
-    let _ends = attach(lab, device, &[kind], Place::First, Verdict::Final)?;
+    let ends = attach(lab, device, &[kind], Place::First, Verdict::Final)?;
     ensure!(is_proxied(lab).is_err(), "it does not end the chain: the check is worth nothing");
     start(lab, &watchful().in_mode(Mode::Ebpf))?;
     is_first(lab, device)?;
-    is_proxied(lab)
+    is_proxied(lab)?;
+    detach(ends)
+}
+
+fn detach(programs: Vec<Foreign>) -> Result<()> {
+    programs.into_iter().try_for_each(Foreign::detach)
 }
 
 fn attach(lab: &Lab, device: &str, kinds: &[Attach], place: Place, verdict: Verdict) -> Result<Vec<Foreign>> {
