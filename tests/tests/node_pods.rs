@@ -165,8 +165,9 @@ impl Others {
 /// How many writes of each kind a step may make; kinds that are not named may not be written at all.
 type Budget = &'static [(&'static str, u64)];
 
-/// A ztunnel that another has followed: its rows, its way back with its route, and its veth's place among the bridge's ports and own address.
-const FORMER_ZTUNNEL: Budget = &[("map", 3), ("route", 4), ("rule", 1), ("chain", 1), ("guard", 2)];
+/// A ztunnel that another has followed: its rows, its way back with its route, its veth's place among the bridge's ports and own
+/// address, and by TCX the pin of a link that went with its device.
+const FORMER_ZTUNNEL: Budget = &[("map", 3), ("route", 4), ("rule", 1), ("chain", 1), ("guard", 2), ("program", 1)];
 /// One pod: its entry in the set or in the map, its route in table 100, what its host veth needs (settings, programs on both
 /// hooks and the qdisc for them), its place in the bridge guard or among the bridge's ports, and the veth's own address.
 const ONE_POD: Budget =
