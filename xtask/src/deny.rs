@@ -5,28 +5,16 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::workspace::{Workspace, cargo};
-use crate::{process, progress};
+use crate::process;
+use crate::tools::Tool;
+use crate::workspace::Workspace;
 
-const NAME: &str = "cargo-deny";
-const VERSION: &str = "0.20.2";
+const DENY: Tool =
+    Tool { name: "cargo-deny", version: "0.20.2", options: &["--no-default-features"], variables: &[] };
 
-/// Builds it, unless the cache or the machine has it.
+/// Builds it, unless it was built before or the machine has it.
 pub(crate) fn prepare(workspace: &Workspace) -> Result<PathBuf> {
     // It looks at the dependencies of every platform, of which a build has fetched those of one.
     process::quiet(workspace.cargo().args(["fetch", "--locked"])).context("fetch the dependencies of all platforms")?;
-    let tools = workspace.cache("tools")?;
-    let program = tools.join("bin").join(NAME);
-    if program.exists() {
-        return Ok(program);
-    }
-    if let Ok(program) = process::find(NAME) {
-        return Ok(program);
-    }
-    progress::say(format!("building {NAME} {VERSION} (some minutes)"));
-    let mut command = cargo();
-    command.args(["install", NAME, "--locked", "--version", VERSION, "--no-default-features"]);
-    command.arg("--root").arg(&tools).arg("--target-dir").arg(tools.join("build"));
-    process::run(&mut command).with_context(|| format!("build {NAME}"))?;
-    Ok(program)
+    process::find(DENY.name).or_else(|_| DENY.get(workspace))
 }

@@ -18,6 +18,7 @@ mod progress;
 mod remap;
 mod setup;
 mod test;
+mod tools;
 mod verifier;
 mod vm;
 mod workspace;

@@ -2,41 +2,26 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::workspace::{Workspace, cargo};
-use crate::{process, progress};
+use crate::process;
+use crate::tools::Tool;
+use crate::workspace::Workspace;
 
-const NAME: &str = "bpf-linker";
-const VERSION: &str = "0.13.0";
-/// The LLVM of Debian's `rustc-web`.
-const FEATURE: &str = "llvm-22";
-const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
+/// With the LLVM of Debian's `rustc-web`.
+const LINKER: Tool = Tool {
+    name: "bpf-linker",
+    version: "0.13.0",
+    options: &["--no-default-features", "--features", "llvm-22"],
+    variables: &[("LLVM_PREFIX", "/usr/lib/llvm-22")],
+};
 
 /// One that the machine has; who installed it did so for their nightly.
 pub(super) fn on_path() -> Option<PathBuf> {
-    process::find(NAME).ok()
+    process::find(LINKER.name).ok()
 }
 
-/// One for Debian's compiler, in the cache.
+/// One for Debian's compiler.
 pub(super) fn install(workspace: &Workspace) -> Result<PathBuf> {
-    let tools = workspace.cache("tools")?;
-    let linker = tools.join("bin").join(NAME);
-    if !linker.exists() {
-        progress::say(format!("building {NAME} {VERSION} (about a minute)"));
-        let mut command = cargo();
-        command.args([
-            "install",
-            NAME,
-            "--locked",
-            "--version",
-            VERSION,
-            "--no-default-features",
-            "--features",
-            FEATURE,
-        ]);
-        command.arg("--root").arg(&tools).arg("--target-dir").arg(tools.join("build")).env("LLVM_PREFIX", LLVM_PREFIX);
-        process::run(&mut command).with_context(|| format!("build {NAME}"))?;
-    }
-    Ok(linker)
+    LINKER.get(workspace)
 }

@@ -1,4 +1,4 @@
-//! The kernels that the guests boot: which ones, and each unpacked under the cache, once. Getting the packages is
+//! The kernels that the guests boot: which ones, and each unpacked under the target directory, once. Getting the packages is
 //! [`download`]'s part, choosing modules is [`modules`]'s.
 
 mod download;
@@ -67,12 +67,14 @@ impl Kernel {
     pub(crate) fn get(workspace: &Workspace, series: Series) -> Result<Self> {
         let cache = workspace.cache("vm/kernels")?;
         let _lock = Lock::take(&cache.join(format!("{}.lock", series.name)))?;
-        let folder = cache.join(series.name);
+        let folder = workspace.cache(&format!("vm/kernels/{}", series.name))?;
         // Changing the list of modules in the code must not need a download.
         let unpacked = folder.join(format!("{UNPACKED}{:016x}", modules::fingerprint()));
         if !unpacked.join(unpack::COMPLETE).exists() {
-            let packages = folder.join("packages");
-            let release = download::get(&workspace.cache("vm/apt")?, &packages, series.prefix)?;
+            let packages = Workspace::kept(&format!("kernels/{}", series.name))?;
+            // Of the packages, between checkouts; the one above is of what is unpacked in this one.
+            let _lock = Lock::take(&packages.join("lock"))?;
+            let release = download::get(&Workspace::kept("apt/kernels")?, &packages, series.prefix)?;
             progress::say(format!("unpacking kernel {}: {release}", series.name));
             discard_older(&folder)?;
             unpack::unpack(&packages, &release, &unpacked).with_context(|| format!("unpack kernel {release}"))?;

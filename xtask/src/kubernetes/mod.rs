@@ -1,5 +1,5 @@
 //! A real Kubernetes to test against: its servers, built of Debian's source package (no binary package has them), and etcd
-//! and the clients, which are packages. Made when they are first asked for, and then kept under the target directory.
+//! and the clients, which are packages. Made when they are first asked for, and then kept for every checkout.
 
 mod build;
 mod control_plane;
@@ -32,13 +32,13 @@ const RECIPE: u32 = 1;
 /// The folder that holds these servers, and etcd, etcdctl and kubectl. What is there is not made again; what is made again,
 /// after an interruption or a change of the recipe, is made from the beginning.
 pub(crate) fn get(workspace: &Workspace, servers: &[&str]) -> Result<PathBuf> {
-    let cache = workspace.cache("kubernetes")?;
-    let _lock = Lock::take(&cache.join("lock"))?;
+    let kept = Workspace::kept("kubernetes")?;
+    let _lock = Lock::take(&kept.join("lock"))?;
     packages::install(packages::KUBERNETES)?;
-    let packages = cache.join("packages");
-    let version = download::get(&workspace.cache("kubernetes/apt")?, &packages)?;
+    let packages = kept.join("packages");
+    let version = download::get(&Workspace::kept("apt/kubernetes")?, &packages)?;
     let identity = format!("recipe {RECIPE}, {version}");
-    let programs = cache.join("programs");
+    let programs = kept.join("programs");
     if !is_of(&programs, &identity) {
         begin(&programs)?;
         finish(&programs, &identity)?;
@@ -48,7 +48,7 @@ pub(crate) fn get(workspace: &Workspace, servers: &[&str]) -> Result<PathBuf> {
     let missing: Vec<&str> = servers.iter().copied().filter(|server| !programs.join(server).exists()).collect();
     if !missing.is_empty() {
         packages::install(packages::KUBERNETES_BUILD)?;
-        let go = cache.join("go");
+        let go = workspace.cache("kubernetes")?.join("go");
         if !is_of(&go, &identity) {
             begin(&go)?;
             build::prepare(&download::description(&packages)?, &go)?;

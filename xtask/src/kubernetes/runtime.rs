@@ -21,15 +21,15 @@ const PACKAGES: [(&str, &[&str]); 2] = [
 const RECIPE: &str = "recipe 1";
 
 /// The folder of the programs, filled when it is first asked for.
-pub(crate) fn get(workspace: &Workspace) -> Result<PathBuf> {
-    let folder = workspace.cache("kubernetes/runtime")?;
-    let _lock = Lock::take(&workspace.cache("kubernetes")?.join("runtime.lock"))?;
+pub(crate) fn get() -> Result<PathBuf> {
+    let folder = Workspace::kept("kubernetes/runtime")?;
+    let _lock = Lock::take(&Workspace::kept("kubernetes")?.join("runtime.lock"))?;
     if is_of(&folder, RECIPE) {
         return Ok(folder);
     }
     begin(&folder)?;
     progress::say("downloading containerd and runc");
-    let apt = Apt::open(&workspace.cache("kubernetes/apt")?, &download::SUITES)?;
+    let apt = Apt::open(&Workspace::kept("apt/kubernetes")?, &download::SUITES)?;
     let unpacked = folder.join("unpacked");
     for (package, programs) in PACKAGES {
         begin(&unpacked)?;

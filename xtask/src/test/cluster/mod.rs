@@ -33,7 +33,7 @@ const SECONDS: u32 = 1500;
 pub(super) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
     packages::install(packages::KUBERNETES)?;
     let servers = kubernetes::get(workspace, kubernetes::CLUSTER)?;
-    let runtime = kubernetes::runtime(workspace)?;
+    let runtime = kubernetes::runtime()?;
     let programs = programs::build(workspace)?;
     let tests = suites::build(workspace, suites::WORKER)?.into_iter().filter(Program::is_for_worker);
     let tests: Vec<Program> = tests.filter(|program| program.is_like(&arguments.suite)).collect();
