@@ -9,8 +9,7 @@ use crate::process;
 use crate::tools::Tool;
 use crate::workspace::Workspace;
 
-const DENY: Tool =
-    Tool { name: "cargo-deny", version: "0.20.2", options: &["--no-default-features"], variables: &[] };
+const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2", options: &["--no-default-features"], variables: &[] };
 
 /// Builds it, unless it was built before or the machine has it.
 pub(crate) fn prepare(workspace: &Workspace) -> Result<PathBuf> {

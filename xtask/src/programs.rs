@@ -36,8 +36,6 @@ pub(crate) struct Artifact {
     pub(crate) name: String,
     /// Where it is.
     pub(crate) executable: PathBuf,
-    /// Whether it is a test program of its own, and not the tests of a library or program.
-    pub(crate) is_integration_test: bool,
 }
 
 /// Builds them all.
@@ -45,8 +43,8 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Programs> {
     // First: the agent has the object inside.
     let bpf_object = ebpf::build(workspace)?;
     progress::say("building the programs");
-    let mut command = cargo_build(workspace);
-    command.arg("--bins");
+    let mut command = cargo(workspace, "build");
+    command.args(["--bin", INIT]).args(TOOLS.iter().flat_map(|tool| ["--bin", tool]));
     let artifacts = artifacts(&mut command)?;
     let find = |name: &str| {
         let found = artifacts.iter().find(|artifact| artifact.name == name);
@@ -65,7 +63,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Programs> {
 pub(crate) fn build_other(workspace: &Workspace) -> Result<PathBuf> {
     let object = ebpf::build_other(workspace)?;
     progress::say("building another version of the agent");
-    let mut command = cargo_build(workspace);
+    let mut command = cargo(workspace, "build");
     command.args(["--bin", AGENT, "--features", &format!("{AGENT}/{}", ebpf::OTHER_LAYOUT)]);
     command.env("REDIRECT_EBPF_OBJECT", object);
     let built = artifacts(&mut command)?;
@@ -76,13 +74,11 @@ pub(crate) fn build_other(workspace: &Workspace) -> Result<PathBuf> {
     Ok(other)
 }
 
-/// All of them are named in each build, so that what they share is built with the same features, and so once.
-fn cargo_build(workspace: &Workspace) -> Command {
+/// A cargo command that builds. Each is about the whole workspace, and names of it what it wants: what is shared then has the same
+/// features in all of them, and is built once.
+pub(crate) fn cargo(workspace: &Workspace, what: &str) -> Command {
     let mut command = workspace.cargo();
-    command.args(["build", "--profile", PROFILE, "--package", INIT]);
-    for tool in TOOLS {
-        command.args(["--package", tool]);
-    }
+    command.args([what, "--workspace", "--profile", PROFILE]);
     command
 }
 
@@ -96,7 +92,6 @@ struct Message {
 #[derive(Deserialize)]
 struct Target {
     name: String,
-    kind: Vec<String>,
 }
 
 /// Runs a cargo command that builds, and returns the programs that it built or found built.
@@ -117,8 +112,7 @@ fn parse(text: &str) -> Result<Vec<Artifact>> {
         let message: Message = serde_json::from_str(line).with_context(|| format!("read what cargo says: {line}"))?;
         match (message.target, message.executable) {
             (Some(target), Some(executable)) => {
-                let is_integration_test = target.kind.iter().any(|kind| kind == "test");
-                artifacts.push(Artifact { name: target.name, executable, is_integration_test });
+                artifacts.push(Artifact { name: target.name, executable });
             }
             (None, Some(executable)) => bail!("cargo built {} for no target", executable.display()),
             _ => {}
@@ -139,6 +133,5 @@ mod tests {
         let artifacts = parse(text).unwrap();
         assert_eq!(artifacts.len(), 1);
         assert_eq!((artifacts[0].name.as_str(), artifacts[0].executable.as_path()), ("b", "/x/b".as_ref()));
-        assert!(artifacts[0].is_integration_test);
     }
 }

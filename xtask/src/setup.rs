@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::kernels::{Kernel, MATRIX};
 use crate::workspace::Workspace;
-use crate::{deny, ebpf, packages, progress};
+use crate::{deny, ebpf, guest, packages, progress};
 
 /// Everything that any command needs.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
@@ -12,6 +12,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     packages::install(packages::IMAGE)?;
     ebpf::prepare(workspace)?;
     deny::prepare(workspace)?;
+    guest::prepare()?;
     for series in MATRIX {
         let kernel = Kernel::get(workspace, series)?;
         progress::say(format!("kernel {}: {}", series.name, kernel.release));

@@ -2,6 +2,7 @@
 //!
 //! [`Guest`] says what is wanted; [`Guest::run`] boots it and watches over it. The other end is the package `redirect-init`.
 
+mod emulator;
 pub(crate) mod folder;
 mod initramfs;
 pub(crate) mod libraries;
@@ -19,6 +20,11 @@ use anyhow::Result;
 use crate::kernels::Kernel;
 use crate::programs::Programs;
 use crate::workspace::Workspace;
+
+/// Gets what emulates guests, if the machine has none that is new enough.
+pub(crate) fn prepare() -> Result<()> {
+    emulator::Emulator::get().map(drop)
+}
 
 /// What a guest is to be like.
 #[derive(Clone, Debug)]

@@ -9,6 +9,7 @@ use std::process::Command;
 use redirect_init::places::PORT;
 
 use super::Guest;
+use super::emulator::Emulator;
 
 /// For the kernel. `panic=-1` with `-no-reboot` ends the machine on a panic. Emulated processors can stand still for long on a
 /// busy host: the watchdog and RCU get more patience than they have by default, and the timer is taken for working (`check_timer`,
@@ -19,12 +20,13 @@ const KERNEL_COMMAND_LINE: &str = "console=ttyS0 loglevel=6 panic=-1 watchdog_th
 
 /// QEMU with the kernel's console on its standard input (a socket) and the port to `redirect-init` on its standard output
 /// (another): inherited like this, nobody else can hold them open.
-pub(super) fn command(guest: &Guest, initramfs: &Path) -> Command {
+pub(super) fn command(emulator: &Emulator, guest: &Guest, initramfs: &Path) -> Command {
     // QEMU must not outlive us, however we end.
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+    command.args(["--pdeathsig", "KILL"]).args(emulator.words());
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-    command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]);
+    // Without five levels of page tables, which each miss of the emulated TLB would walk: a tenth of all time.
+    command.args(["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"]);
     command.args(["-smp", &guest.cpus.to_string(), "-m", &format!("{}M", guest.memory_mb)]);
     command.arg("-kernel").arg(&guest.kernel.image).arg("-initrd").arg(initramfs);
     command.args(["-append", KERNEL_COMMAND_LINE]);

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, ChildStderr, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use redirect_init::wire::{ACKNOWLEDGE, Frame};
 
+use super::emulator::Emulator;
 use super::folder::RunFolder;
 use super::watch::Watch;
 use super::{Guest, Outcome, initramfs, qemu};
@@ -40,10 +41,11 @@ pub(super) fn run(guest: &Guest, workspace: &Workspace, output: &mut dyn FnMut(&
     let archive = folder.path().join("initramfs");
     initramfs::write(guest, workspace, &archive)?;
     let log = workspace.cache("vm/logs")?.join(format!("{}.kernel.log", guest.name));
+    let emulator = Emulator::get()?;
     let mut left = STARTS;
     loop {
         left -= 1;
-        let mut session = Session::start(guest, &archive, &log)?;
+        let mut session = Session::start(qemu::command(&emulator, guest, &archive), guest.deadline, &log)?;
         let ended = session.watch(output);
         session.stop();
         match ended {
@@ -71,11 +73,10 @@ struct Session {
 }
 
 impl Session {
-    fn start(guest: &Guest, archive: &Path, log: &Path) -> Result<Self> {
+    fn start(mut command: Command, deadline: Duration, log: &Path) -> Result<Self> {
         let log = File::create(log).with_context(|| format!("create {}", log.display()))?;
         let (console, console_of_qemu) = UnixStream::pair().context("make a socket")?;
         let (port, port_of_qemu) = UnixStream::pair().context("make a socket")?;
-        let mut command = qemu::command(guest, archive);
         command.stdin(OwnedFd::from(console_of_qemu)).stdout(OwnedFd::from(port_of_qemu)).stderr(Stdio::piped());
         let started = Instant::now();
         let mut qemu = command.spawn().context("start QEMU by setpriv")?;
@@ -87,7 +88,7 @@ impl Session {
         }
         read_console(console, sender.clone());
         read_frames(port.try_clone().context("share a socket")?, sender);
-        let deadline = started + guest.deadline;
+        let deadline = started + deadline;
         let (watch, stderr) = (Watch::default(), String::new());
         Ok(Self { qemu, port, events, started, deadline, boot: None, watch, log, stderr })
     }

@@ -1,15 +1,16 @@
 //! The suites: test programs of the lab, each with the backends and topologies that it is to be run with.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::programs::{self, PROFILE};
-use crate::progress;
 use crate::workspace::Workspace;
+use crate::{programs, progress};
 
-const PACKAGE: &str = "redirect-lab";
+/// Where they are, below the workspace's root: a file or a folder each.
+const FOLDER: &str = "tests/tests";
 /// How the names of programs begin that make a node of a cluster of their guest.
 pub(super) const WORKER: &str = "worker_";
 /// How the names of programs begin that are run by themselves, because each takes minutes.
@@ -232,35 +233,32 @@ impl fmt::Display for Suite {
 /// Builds the test programs whose names begin like this.
 pub(super) fn build(workspace: &Workspace, begin: &str) -> Result<Vec<Program>> {
     progress::say("building the tests");
-    let mut command = workspace.cargo();
-    // By name: `--tests` would build the unit tests of the library and the programs too.
-    command.args(["test", "--no-run", "--profile", PROFILE, "--package", PACKAGE, "--test", &format!("{begin}*")]);
-    let artifacts = programs::artifacts(&mut command)?.into_iter().filter(|artifact| artifact.is_integration_test);
-    let mut found: Vec<_> = artifacts.map(|artifact| (artifact.name, artifact.executable)).collect();
-    found.sort();
-    let program = |(number, (name, path))| Program { name, path, number };
-    let programs: Vec<Program> = found.into_iter().enumerate().map(program).collect();
-    check_complete(workspace, begin, &programs)?;
-    Ok(programs)
+    let names = names(&workspace.root().join(FOLDER), begin)?;
+    let mut command = programs::cargo(workspace, "test");
+    // By name: `--tests` would build the unit tests of the libraries and the programs too.
+    command.arg("--no-run").args(names.iter().flat_map(|name| ["--test", name]));
+    let built: BTreeMap<_, _> =
+        programs::artifacts(&mut command)?.into_iter().map(|artifact| (artifact.name, artifact.executable)).collect();
+    let program = |(number, name): (usize, &String)| {
+        let path = built.get(name).with_context(|| format!("{name} is not built as a test"))?.clone();
+        Ok(Program { name: name.clone(), path, number })
+    };
+    names.iter().enumerate().map(program).collect()
 }
 
-/// A file that is no program would be a test that nobody runs.
-fn check_complete(workspace: &Workspace, begin: &str, programs: &[Program]) -> Result<()> {
-    let folder = workspace.root().join("tests/tests");
-    for entry in fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
+/// All that begin so, in order. What cargo does not know by that name is an error of its own: no test that nobody runs.
+fn names(folder: &Path, begin: &str) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
         let path = entry?.path();
-        let Some(name) = path.file_stem().filter(|_| path.extension().is_some_and(|extension| extension == "rs"))
-        else {
-            continue;
-        };
-        ensure!(
-            !name.to_string_lossy().starts_with(begin) || programs.iter().any(|program| name == program.name.as_str()),
-            "{} is not built as a test",
-            path.display()
-        );
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with(begin) && (path.is_dir() || path.extension().is_some_and(|extension| extension == "rs")) {
+            names.push(name);
+        }
     }
-    ensure!(!programs.is_empty(), "{} has no tests", folder.display());
-    Ok(())
+    ensure!(!names.is_empty(), "{} has no tests {begin}*", folder.display());
+    names.sort();
+    Ok(names)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::libtest;
 use super::totals::Totals;
-use crate::programs::PROFILE;
+use crate::programs::{self, PROFILE};
 use crate::workspace::Workspace;
 use crate::{deny, ebpf, process, progress};
 
@@ -23,8 +23,8 @@ pub(super) fn run(workspace: &Workspace) -> Result<Totals> {
     // `driven` is the CNI plugin as a runtime drives it. The other tests of their own are the lab's suites.
     for kind in [&["--lib", "--bins"][..], &["--doc"], &["--test", "driven"]] {
         progress::say(format!("cargo test --workspace {}", kind.join(" ")));
-        let mut command = workspace.cargo();
-        command.args(["test", "--workspace", "--profile", PROFILE, "--no-fail-fast"]).args(kind);
+        let mut command = programs::cargo(workspace, "test");
+        command.arg("--no-fail-fast").args(kind);
         totals += tests(&mut command)?;
     }
     Ok(totals)
