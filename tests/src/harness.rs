@@ -28,12 +28,6 @@ fn choice<T: ValueEnum>(name: &str, default: &str) -> Result<T> {
     T::from_str(&value, false).map_err(anyhow::Error::msg).with_context(|| format!("{name}={value}"))
 }
 
-/// How often something is done: `long` times where the long form of the resilience suites is asked for.
-#[must_use]
-pub fn often(short: usize, long: usize) -> usize {
-    if env::var_os("REDIRECT_LONG").is_some() { long } else { short }
-}
-
 /// Agent options that make it look for drift every second.
 #[must_use]
 pub fn watchful() -> AgentOptions {

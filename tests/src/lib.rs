@@ -48,6 +48,7 @@ pub mod runtime;
 pub mod scoped;
 pub mod serve;
 pub mod services;
+pub mod share;
 pub mod snapshot;
 pub mod starter;
 pub mod state;

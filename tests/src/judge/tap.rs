@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -12,7 +13,7 @@ use nix::libc;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket, sockopt::RcvBufForce,
 };
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockFilter, Socket};
 
 use super::spot::Spot;
@@ -21,6 +22,9 @@ use crate::netns::Netns;
 
 /// Memory for packets that wait to be read: some seconds of a busy lab.
 pub const ROOMY: usize = 16 << 20;
+/// How long packets gather before they are read, and so how much later than it passed one may be seen. To be woken for each costs an
+/// emulated processor more than all that is looked at.
+pub(super) const LATE: Duration = Duration::from_millis(30);
 /// `ARPHRD_ETHER` and `ARPHRD_LOOPBACK` (`include/uapi/linux/if_arp.h`): devices whose packets begin with an Ethernet header.
 const WITH_ETHERNET: [u16; 2] = [1, 772];
 /// `PACKET_OUTGOING` (`include/uapi/linux/if_packet.h`).
@@ -64,6 +68,9 @@ impl Tap {
             match poll(&mut ready, None) {
                 Err(error) if error != rustix::io::Errno::INTR => return Err(error).context("cannot wait for packets"),
                 _ => stopped = !ready[1].revents().is_empty(),
+            }
+            if !stopped {
+                stopped = is_readable(stop, LATE)?;
             }
             packets += self.read_all(&mut see)?;
         }
@@ -117,6 +124,15 @@ impl Tap {
         };
         Errno::result(outcome).context("no statistics of a tap")?;
         Ok(stats.tp_drops.into())
+    }
+}
+
+/// Whether it is within this time.
+fn is_readable(file: &OwnedFd, within: Duration) -> Result<bool> {
+    let within = Timespec::try_from(within)?;
+    match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&within)) {
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        ready => Ok(ready.context("cannot wait")? > 0),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use super::ledger::{Attempt, Ledger, Sighting, Sightings};
+use super::tap::LATE;
 use crate::proxy::Record;
 
 /// How many of what is alike a reader gets to see.
@@ -98,6 +99,7 @@ impl Verdict {
     pub fn nothing_escaped_but(&self, begin: Instant, end: Instant, over: Instant) -> Result<()> {
         self.is_sound()?;
         let [begin, end, over] = [begin, end, over].map(|moment| moment.duration_since(self.since));
+        let (end, over) = (end + LATE, over + LATE);
         let wrong = |escape: &&Escape| !(begin..=end).contains(&escape.first.when) || escape.last > over;
         let wrong: Vec<_> = self.escapes.iter().filter(wrong).collect();
         let shown = wrong.iter().take(SHOWN).map(|escape| format!("{escape}, last at {:.2?}", escape.last));

@@ -10,9 +10,10 @@ mod versions;
 
 use anyhow::Result;
 use redirect_lab::demo::ZTUNNEL;
-use redirect_lab::harness::{Checks, often, options, start, watchful};
+use redirect_lab::harness::{Checks, options, start, watchful};
 use redirect_lab::neighbours::Neighbours;
 use redirect_lab::scoped::ScopedLab;
+use redirect_lab::share::often;
 use redirect_lab::table;
 use rustix::process::Signal;
 

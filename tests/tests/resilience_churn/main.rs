@@ -6,7 +6,6 @@ mod held;
 mod world;
 
 use std::collections::BTreeSet;
-use std::env;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use redirect_lab::lab::Lab;
 use redirect_lab::neighbours::Neighbours;
 use redirect_lab::operator::meshed;
 use redirect_lab::scoped::ScopedLab;
+use redirect_lab::share::often;
 use redirect_lab::snapshot::Snapshot;
 use redirect_lab::status::Status;
 use redirect_lab::table;
@@ -25,7 +25,7 @@ use redirect_lab::table;
 use held::Held;
 use world::World;
 
-/// Changes, without and with `REDIRECT_LONG`.
+/// Changes in the short form, and in the long one.
 const CHANGES: usize = 500;
 const CHANGES_LONG: usize = 20_000;
 /// After so many of them all that was said has come, and the datapath is looked at.
@@ -73,7 +73,7 @@ fn what_comes_and_goes_leaves_nothing_behind() -> Result<()> {
 }
 
 fn changes() -> usize {
-    if env::var_os("REDIRECT_LONG").is_some() { CHANGES_LONG } else { CHANGES }
+    often(CHANGES, CHANGES_LONG)
 }
 
 /// Changes, of which some are not heard of before others; then all are.

@@ -1,6 +1,6 @@
 //! Whatever of the datapath somebody removes or changes, on the node or in ztunnel's namespace, is put back, is counted as a repair, and
 //! is named in status with what was found; also five things at once. How long it took is printed by kind, and not judged. One of each
-//! kind at each place; all of each if `REDIRECT_LONG` is set.
+//! kind at each place; all of each in the long form, or the share of all that is asked for.
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
 mod fight;
@@ -21,6 +21,7 @@ use redirect_lab::mode::Mode;
 use redirect_lab::neighbours::Neighbours;
 use redirect_lab::netns::Netns;
 use redirect_lab::scoped::ScopedLab;
+use redirect_lab::share::{Share, often};
 use redirect_lab::snapshot::{Section, Snapshot};
 use redirect_lab::status::Status;
 use redirect_lab::table;
@@ -29,8 +30,9 @@ use redirect_lab::table;
 const REPAIR: Duration = Duration::from_mins(1);
 /// How many kinds of things there are at least, whatever the mode.
 const KINDS: usize = 18;
-/// How often five things go at once; twenty times as often if all of each kind goes.
+/// How often five things go at once, in the short form and in the long one.
 const ROUNDS: usize = 3;
+const ROUNDS_LONG: usize = 60;
 const AT_ONCE: usize = 5;
 const SEED: u64 = 5;
 
@@ -65,7 +67,7 @@ fn whatever_changes_is_put_back() -> Result<()> {
         }
     }
     let mut random = Random::new(SEED);
-    for round in 1..=if long() { 20 * ROUNDS } else { ROUNDS } {
+    for round in 1..=often(ROUNDS, ROUNDS_LONG) {
         let place = &places[random.below(4) / 3];
         let things: Vec<_> = (0..AT_ONCE).map(|_| &place.breaks[random.below(place.breaks.len())]).collect();
         let names: Vec<_> = things.iter().map(|thing| thing.what.as_str()).collect();
@@ -91,10 +93,6 @@ fn a_fight_is_told_of_and_costs_little() -> Result<()> {
     fight::is_told_of_and_costs_little()
 }
 
-fn long() -> bool {
-    std::env::var_os("REDIRECT_LONG").is_some()
-}
-
 fn shape(lab: &Lab, netns: &Netns) -> Result<Snapshot> {
     Snapshot::shape(netns, &sections(lab.options().backend))
 }
@@ -111,10 +109,12 @@ impl Place {
         }
         breaks.extend(removals(before, &golden, backend));
         breaks.extend(changes(before, &golden, backend));
-        if !long() {
-            let mut seen = BTreeSet::new();
-            breaks.retain(|thing| seen.insert(thing.kind));
-        }
+        let (mut seen, mut number) = (BTreeSet::new(), 0..);
+        breaks.retain(|thing| {
+            let in_share = |place| Share::wanted().is_some_and(|share| share.has(place));
+            let wanted = number.next().is_some_and(in_share);
+            seen.insert(thing.kind) || wanted
+        });
         Ok(Self { name, netns, golden, breaks })
     }
 

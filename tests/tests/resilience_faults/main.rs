@@ -13,10 +13,11 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use redirect_lab::demo::ZTUNNEL;
 use redirect_lab::faults::{How, REASON};
-use redirect_lab::harness::{Checks, is_settled, often, options};
+use redirect_lab::harness::{Checks, is_settled, options};
 use redirect_lab::lab::Lab;
 use redirect_lab::neighbours::Neighbours;
 use redirect_lab::scoped::ScopedLab;
+use redirect_lab::share::Share;
 use redirect_lab::snapshot::Snapshot;
 use redirect_lab::table;
 
@@ -60,11 +61,12 @@ fn a_write_that_fails_leaves_nothing_half_done() -> Result<()> {
 fn chosen(points: &[String]) -> Result<Vec<usize>> {
     let every: usize = match std::env::var("REDIRECT_FAULTS_EVERY") {
         Ok(number) => number.parse().context("REDIRECT_FAULTS_EVERY")?,
-        Err(_) => often(EVERY, 1),
+        Err(_) => EVERY,
     };
     ensure!(every > 0, "every 0th write is none");
     let first = |way: &str| points.iter().position(|point| point.starts_with(way));
-    let mut chosen: Vec<_> = (0..points.len()).step_by(every).collect();
+    let wanted = |place: &usize| Share::wanted().map_or(place.is_multiple_of(every), |share| share.has(*place));
+    let mut chosen: Vec<_> = (0..points.len()).filter(wanted).collect();
     chosen.extend(["netlink", "batch", "bpf", "file"].into_iter().filter_map(first));
     chosen.sort_unstable();
     chosen.dedup();

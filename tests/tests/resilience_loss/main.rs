@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use redirect_lab::demo::{SETTLE, ZTUNNEL};
-use redirect_lab::harness::{Checks, often, options, start, watchful};
+use redirect_lab::harness::{Checks, options, start, watchful};
 use redirect_lab::judge::{Judge, Verdict};
 use redirect_lab::lab::Lab;
 use redirect_lab::layout::{PLAIN_NAMESPACE, PROXY_NAMESPACE};
@@ -18,6 +18,7 @@ use redirect_lab::mode::Mode;
 use redirect_lab::neighbours::Neighbours;
 use redirect_lab::pod::Pod;
 use redirect_lab::scoped::ScopedLab;
+use redirect_lab::share::Share;
 use redirect_lab::status::Status;
 use redirect_lab::table;
 use redirect_lab::tally::Tally;
@@ -47,7 +48,7 @@ fn without_a_proxy_nothing_passes() -> Result<()> {
     checks.check("the table, beside that pod", || table::check(&lab, THIRD));
     checks.check("what is blocked then is counted by why", || counted::counted(&mut lab, THIRD, FOURTH));
     // The short form has one of these two in each mode.
-    let (is_long, mut last) = (often(1, 2) == 2, FOURTH);
+    let (is_long, mut last) = (Share::wanted().is_some(), FOURTH);
     if is_long || lab.mode() == Mode::Iptables {
         checks.check("ztunnel goes, and all may pass but one namespace", || bypass::by_flag(&mut lab, last, FIFTH));
         last = FIFTH;

@@ -51,6 +51,9 @@ pub(crate) struct Arguments {
     /// Everything as often as it is asked for, on every kernel; that takes hours (part resilience)
     #[arg(long)]
     long: bool,
+    /// With --long: what is done over and over is shared among the four kernels, so that each mode has all of it once
+    #[arg(long, requires = "long")]
+    shared: bool,
     /// Writes what was measured to docs/resilience.md (part resilience)
     #[arg(long)]
     report: bool,

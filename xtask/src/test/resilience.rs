@@ -15,7 +15,7 @@ use crate::kernels::MATRIX;
 use crate::programs;
 use crate::workspace::Workspace;
 
-/// Tells a suite to do all that is asked of it, and not only a part.
+/// Tells a suite to do all that is asked of it, or its share (`2/4`).
 const LONG: &str = "REDIRECT_LONG";
 /// For one suite, and for one guest, in the long form.
 const LONG_SECONDS: u32 = 3 * 3600;
@@ -31,12 +31,12 @@ pub(super) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<Totals
     let job = |place: usize| Job {
         series: MATRIX[place],
         suites: arguments.suites(&tests, breadth(arguments, place)),
-        equipment: equipment(arguments.long, &other),
+        equipment: equipment(long(arguments, place), &other),
     };
     let jobs: Vec<Job> = places(arguments).into_iter().map(job).collect();
     let totals = matrix::run(workspace, &built, &jobs)?;
     if arguments.report {
-        report::write(workspace, &jobs, if arguments.long { "long" } else { "short" })?;
+        report::write(workspace, &jobs, form(arguments))?;
     }
     Ok(totals)
 }
@@ -55,12 +55,27 @@ fn places(arguments: &Arguments) -> Vec<usize> {
     (0..MATRIX.len()).filter(wanted).collect()
 }
 
-fn equipment(long: bool, other: &Path) -> Equipment {
+/// What the report calls it.
+fn form(arguments: &Arguments) -> &'static str {
+    match (arguments.long, arguments.shared) {
+        (false, _) => "short",
+        (true, true) => "long, shared",
+        (true, false) => "long",
+    }
+}
+
+/// What the kernel at this place of the matrix does of the long form; which it is does not hang on what others are asked for.
+fn long(arguments: &Arguments, place: usize) -> Option<String> {
+    let share = if arguments.shared { format!("{}/{}", place + 1, MATRIX.len()) } else { "all".to_owned() };
+    arguments.long.then_some(share)
+}
+
+fn equipment(long: Option<String>, other: &Path) -> Equipment {
     let usual = Equipment { log: "resilience".to_owned(), copies: vec![other.to_owned()], ..Equipment::default() };
-    if long {
-        let variables = vec![(LONG, "1".to_owned())];
-        Equipment { variables, seconds: LONG_SECONDS, deadline: LONG_DEADLINE, ..usual }
-    } else {
-        usual
+    match long {
+        Some(share) => {
+            Equipment { variables: vec![(LONG, share)], seconds: LONG_SECONDS, deadline: LONG_DEADLINE, ..usual }
+        }
+        None => usual,
     }
 }
