@@ -76,9 +76,9 @@ mod tests {
 
     #[test]
     fn downloads_are_kept_in_the_users_cache() {
-        let among = |variables: &'static [(&str, &str)]| {
+        fn among(variables: &[(&str, &str)]) -> Result<PathBuf> {
             kept_in(&|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value)))
-        };
+        }
         let home = ("HOME", "/home/a");
         assert_eq!(among(&[home]).unwrap(), Path::new("/home/a/.cache/redirect"));
         assert_eq!(among(&[("XDG_CACHE_HOME", "/c"), home]).unwrap(), Path::new("/c/redirect"));
