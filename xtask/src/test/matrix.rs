@@ -27,7 +27,7 @@ const CPUS: u8 = 1;
 const MEMORY_MB: u32 = 1024;
 /// For one suite.
 const SECONDS: u32 = 600;
-/// For one kernel with all suites. CI has the time for two of these one after the other.
+/// For one kernel with its share of the suites. CI has the time for two of these one after the other.
 const DEADLINE: Duration = Duration::from_mins(40);
 /// How much of a failed suite's output is shown; the log has the rest.
 const SHOWN_LINES: usize = 120;

@@ -58,8 +58,10 @@ const EBPF_ONLY: [&str; 7] =
     ["node_eviction", "node_fallback", "node_layout", "node_modes", "node_neighbours", "node_survives", "node_trace"];
 /// Those of them that end in iptables mode, however programs would be attached.
 const NEVER_ATTACHED: [&str; 1] = ["node_fallback"];
-/// What is done with programs attached in both ways wherever the kernel has both.
-const ATTACHING: [&str; 4] = ["node_modes", "node_neighbours", "node_survives", "node_table"];
+/// What is about how programs are attached.
+const ATTACHING: [&str; 3] = ["node_modes", "node_neighbours", "node_survives"];
+/// Connections of every kind: the one that shows most in the shortest time.
+const TABLE: &str = "node_table";
 
 /// A test program, before it is known how often it is run.
 #[derive(Clone, Debug)]
@@ -149,7 +151,9 @@ impl Program {
     /// Backends and topologies.
     fn nodes(&self, breadth: Breadth) -> Vec<Setting> {
         match breadth {
-            Breadth::Matrix(_) | Breadth::Share(_) if self.name == "node_table" => EVERY.to_vec(),
+            Breadth::Matrix(_) if self.name == TABLE => EVERY.to_vec(),
+            // Both backends and both topologies: the two of each half have neither in common.
+            Breadth::Share(place) if self.name == TABLE => EVERY[place % 2 * 2..][..2].to_vec(),
             Breadth::Matrix(place) | Breadth::Share(place) => vec![EVERY[place % EVERY.len()]],
             Breadth::Usual => vec![NFT_PTP],
         }
@@ -176,13 +180,19 @@ impl Program {
         ways
     }
 
-    /// What is about attaching, and the table, is run everywhere. Of the rest each is run in ebpf mode on one kernel (by TCX on the first that
-    /// has it, else by clsact) and in iptables mode on another, its neighbours in the list on the next ones. So every kernel has its part of
-    /// each mode, and all together take a third of the time.
+    /// The table is run everywhere. What is about attaching is run by TCX on one of the kernels that have it, and by clsact on the other one
+    /// and on one of those that have nothing else. Of the rest each is run in ebpf mode on one kernel (by TCX on the first that has it, else by
+    /// clsact) and in iptables mode on another. Which, differs between neighbours in the list, so every kernel has its part of each mode,
+    /// and all together take a quarter of the time.
     fn has_its_share(&self, place: usize, (mode, tc_attach): Way) -> bool {
         let is_one_of = |names: &[&str]| names.contains(&self.name.as_str());
-        if is_one_of(&ATTACHING) {
+        if self.name == TABLE {
             return true;
+        }
+        if is_one_of(&ATTACHING) {
+            let turn = self.number % 2;
+            let (by_tcx, by_clsact) = (TCX_SINCE + turn, [TCX_SINCE + 1 - turn, turn]);
+            return if tc_attach == Some(TCX) { place == by_tcx } else { by_clsact.contains(&place) };
         }
         let turn = (place + self.number) % 4;
         match mode {
@@ -324,14 +334,31 @@ mod tests {
         }
         assert_eq!(attached("node_pods", 1, TCX_SINCE), [Some("tcx")]);
         assert_eq!(attached("node_pods", 0, TCX_SINCE + 1), [Some("clsact")]);
-        for name in ATTACHING.into_iter().filter(|name| *name != "node_table") {
-            assert_eq!(attached(name, 0, TCX_SINCE), [Some("clsact"), Some("tcx")], "{name}");
+    }
+
+    #[test]
+    fn what_is_about_attaching_is_shared_by_both_ways() {
+        for (name, number) in ATTACHING.into_iter().flat_map(|name| [(name, 0), (name, 1)]) {
+            let ways = |place| program(name, number).settings(Breadth::Share(place), None);
+            let ways: Vec<_> =
+                (0..4).flat_map(|place| ways(place).into_iter().map(move |way| (place, way.tc_attach))).collect();
+            let by = |attach| ways.iter().filter(move |(_, way)| *way == Some(attach)).map(|(place, _)| *place);
+            assert_eq!(by(TCX).count(), 1, "{name}");
+            assert_eq!(by(CLSACT).filter(|place| *place < TCX_SINCE).count(), 1, "{name}");
+            assert_eq!(by(CLSACT).filter(|place| *place >= TCX_SINCE).count(), 1, "{name}");
+            assert!(by(CLSACT).all(|place| by(TCX).all(|other| place != other)), "{name}");
         }
-        for mode in [IPTABLES, EBPF] {
-            assert_eq!(
-                settings("node_table", Breadth::Share(3), mode),
-                settings("node_table", Breadth::Matrix(3), mode)
-            );
+    }
+
+    #[test]
+    fn every_kernel_makes_the_table_in_every_way_with_each_backend_and_topology() {
+        for place in 0..4 {
+            let whole = settings(TABLE, Breadth::Matrix(place), EBPF);
+            let share = settings(TABLE, Breadth::Share(place), EBPF);
+            assert_eq!(share.len() * 2, whole.len());
+            for wanted in ["nft", "legacy", "ptp", "bridge"] {
+                assert!(share.iter().any(|setting| [setting.backend, setting.topology].contains(&wanted)));
+            }
         }
     }
 
