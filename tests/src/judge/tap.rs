@@ -22,8 +22,8 @@ use crate::netns::Netns;
 
 /// Memory for packets that wait to be read: some seconds of a busy lab.
 pub const ROOMY: usize = 16 << 20;
-/// How long packets gather before they are read, and so how much later than it passed one may be seen. To be woken for each costs an
-/// emulated processor more than all that is looked at.
+/// How long packets gather before they are read, and so how much later than it passed one may be seen: a
+/// tap is then not woken for each.
 pub(super) const LATE: Duration = Duration::from_millis(30);
 /// `ARPHRD_ETHER` and `ARPHRD_LOOPBACK` (`include/uapi/linux/if_arp.h`): devices whose packets begin with an Ethernet header.
 const WITH_ETHERNET: [u16; 2] = [1, 772];

@@ -1,7 +1,6 @@
 //! Which QEMU emulates guests. The machine's own if it is new enough; else the one of Debian's backports, unpacked and not installed.
 //!
-//! Since QEMU 8 code that was translated once serves wherever it is mapped (`CF_PCREL`, accel/tcg); Debian 12 has 7.2, with which everything
-//! in a guest takes 1.6 times as long.
+//! Debian 12 has 7.2, with which the suite `node_table` took 1.6 times as long.
 
 use std::fs;
 use std::path::{Path, PathBuf};
