@@ -25,6 +25,8 @@ const SERVERS: [&str; 4] = ["etcd", "etcdctl", "kube-apiserver", "kubectl"];
 const CPUS: u8 = 2;
 /// The servers as files, and as processes.
 const MEMORY_MB: u32 = 3072;
+/// For a suite, beside the outage: an API server in a guest takes minutes to come up when the machine does something else too.
+const SECONDS: u32 = 1200;
 
 /// Runs them all.
 pub(super) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<Totals> {
@@ -34,12 +36,9 @@ pub(super) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<Totals
     let tests = suites::build(workspace, "")?.into_iter().filter(Program::needs_kubernetes);
     let tests: Vec<Program> = tests.filter(|program| program.is_like(&arguments.suite)).collect();
     let (nodes, anywhere): (Vec<_>, Vec<_>) = tests.iter().partition(|program| program.needs_node());
-    let outage = arguments.outage.to_string();
-    let variables = [
-        (kubernetes::VARIABLE, servers.display().to_string()),
-        (DEPLOY, deploy.display().to_string()),
-        (OUTAGE, outage.clone()),
-    ];
+    let outage = (OUTAGE, arguments.outage.to_string());
+    let variables =
+        [(kubernetes::VARIABLE, servers.display().to_string()), (DEPLOY, deploy.display().to_string()), outage.clone()];
     let mut totals = host::run_with(&built, &chosen(arguments, anywhere), &variables)?;
     let nodes = chosen(arguments, nodes);
     if nodes.is_empty() {
@@ -49,7 +48,8 @@ pub(super) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<Totals
         totals += host::run_with(&built, &nodes, &variables)?;
     } else {
         let series = arguments.kernel.first().copied().unwrap_or(DEFAULT);
-        let equipment = equipment(&servers, deploy, outage)?;
+        let seconds = SECONDS + u32::from(arguments.outage);
+        let equipment = Equipment { seconds, ..equipment(&servers, deploy, outage)? };
         totals += matrix::run(workspace, &built, &[Job { series, suites: nodes, equipment }])?;
     }
     Ok(totals)
@@ -60,12 +60,12 @@ fn chosen<'a>(arguments: &Arguments, tests: impl IntoIterator<Item = &'a Program
     suites::suites(tests, Breadth::Usual, Some(arguments.mode.as_deref().unwrap_or("ebpf")))
 }
 
-fn equipment(servers: &Path, deploy: PathBuf, outage: String) -> Result<Equipment> {
+fn equipment(servers: &Path, deploy: PathBuf, outage: (&'static str, String)) -> Result<Equipment> {
     let inside = |folder: &PathBuf| {
         let name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
         format!("{}/{}", places::COPY, name.unwrap_or_default())
     };
-    let variables = vec![(kubernetes::VARIABLE, places::COPY.to_owned()), (DEPLOY, inside(&deploy)), (OUTAGE, outage)];
+    let variables = vec![(kubernetes::VARIABLE, places::COPY.to_owned()), (DEPLOY, inside(&deploy)), outage];
     let mut copies = vec![deploy];
     copies.extend(SERVERS.map(|program| servers.join(program)));
     for client in CLIENTS {
