@@ -2,25 +2,25 @@
 //! client is dropped, and only so many are heard at once; none of it can reach the loop but through the doorbell.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::process;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use std::{fs, process};
 
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::install::Install;
+use crate::lock::Lock;
 use crate::reconcile::cleanup::Outcome;
 use crate::reconcile::doorbell::Doorbell;
 use crate::reconcile::heart;
 use crate::resources::ledger::Problem;
+use crate::socket::Listener;
 use crate::status::Status;
 use crate::trace::{self, Target};
 
@@ -75,25 +75,17 @@ impl Server {
 
 /// Answers until [`Server::finish`].
 pub(crate) fn listen(
-    directory: &Path,
+    lock: &Arc<Lock>,
     status: watch::Receiver<Status>,
     doorbell: Arc<Doorbell>,
     install: Arc<Install>,
 ) -> anyhow::Result<Server> {
-    let path = directory.join(SOCKET);
-    // The lock is held: a socket that is there belongs to an agent that has ended.
-    drop(fs::remove_file(&path));
-    let listener = UnixListener::bind(&path).with_context(|| format!("listen on {}", path.display()))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    let mut listener = Listener::bind(lock, SOCKET)?;
     let places = Arc::new(Semaphore::new(CLIENTS as usize));
     let (free, rivals) = (Arc::clone(&places), Arc::<Rivals>::default());
     let acceptor = tokio::spawn(async move {
         while let Ok(place) = Arc::clone(&free).acquire_owned().await {
-            let Ok((stream, _)) = listener.accept().await else {
-                // Out of descriptors, most likely: let others end first.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            };
+            let stream = listener.accept().await;
             let (status, doorbell, install) = (status.clone(), Arc::clone(&doorbell), Arc::clone(&install));
             let rivals = Arc::clone(&rivals);
             tokio::spawn(async move {
@@ -127,6 +119,13 @@ async fn serve(
             Ok(()) => encode(&Answer::Ok(())),
             Err(error) => encode(&Answer::<()>::Error(format!("{error:#}"))),
         },
+        // Else it would take over at once, and put everything in place again.
+        Request::Cleanup if !rivals.notes().is_empty() => {
+            let who = rivals.notes().into_iter().map(|note| note.message).collect::<Vec<_>>().join("; ");
+            encode(&Answer::<()>::Error(format!(
+                "nothing was taken away: {who}, and would put it back; end that one first"
+            )))
+        }
         Request::Cleanup => match timeout(CLEANUP_PATIENCE, cleanup(doorbell, install)).await {
             Ok(Ok(outcome)) => encode(&Answer::Ok(outcome)),
             _ => encode(&Answer::<()>::Error("the agent did not finish the cleanup; see its log".into())),

@@ -1,17 +1,14 @@
 //! The socket that the CNI plugin asks: one request a connection, one answer. Only root may ask. Clients are bounded, those that
 //! say much are few at a time, and nobody is waited for without end.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use redirect_cni::protocol::{self, Answer, Attachment, REQUEST_LIMIT, Request};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
 use tokio::net::unix::ReadHalf;
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -21,8 +18,10 @@ use super::book::Attached;
 use super::desk::{Desk, Ticket};
 use super::inspect;
 use crate::kernel::netns::NetnsId;
+use crate::lock::Lock;
 use crate::reconcile::cause::Cause;
 use crate::reconcile::doorbell::Doorbell;
+use crate::socket::Listener;
 use crate::sources::Snapshots;
 use crate::status::Status;
 
@@ -48,24 +47,17 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Answers until the task is aborted. The lock is held: a socket that is there belongs to an agent that has ended.
-    pub(crate) fn listen(self, directory: &Path, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
-        let path = directory.join(super::SOCKET);
-        drop(fs::remove_file(&path));
-        let listener = UnixListener::bind(&path).with_context(|| format!("listen on {}", path.display()))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    /// Answers until the task is aborted.
+    pub(crate) fn listen(self, lock: &Arc<Lock>, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
+        let listener = Listener::bind(lock, super::SOCKET)?;
         tasks.spawn(Arc::new(self).accept(listener));
         Ok(())
     }
 
-    async fn accept(self: Arc<Self>, listener: UnixListener) {
+    async fn accept(self: Arc<Self>, mut listener: Listener) {
         let (places, speakers) = (Arc::new(Semaphore::new(CLIENTS)), Arc::new(Semaphore::new(SPEAKERS)));
         while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-            let Ok((stream, _)) = listener.accept().await else {
-                // Out of descriptors, most likely: let others end first.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            };
+            let stream = listener.accept().await;
             let (server, speakers) = (Arc::clone(&self), Arc::clone(&speakers));
             tokio::spawn(async move {
                 if let Err(error) = server.serve(stream, &speakers).await {

@@ -55,9 +55,11 @@ impl Store {
         Ok((Self { path, boot, written: Arc::new(known.clone()) }, known))
     }
 
-    /// Writes the book, unless it says the same.
+    /// Writes the book, unless the file says the same.
     pub(crate) fn keep(&mut self, book: &Arc<Book>) -> anyhow::Result<()> {
-        if Arc::ptr_eq(book, &self.written) || *book == self.written {
+        let same = Arc::ptr_eq(book, &self.written) || *book == self.written;
+        // Somebody may have removed the file; where there never was one, nothing is to be said.
+        if same && (*self.written == Book::default() || self.path.exists()) {
             return Ok(());
         }
         self.write(book).with_context(|| format!("write {}", self.path.display()))?;

@@ -2,10 +2,11 @@
 
 use anyhow::bail;
 
+use super::client;
 use super::print::print;
-use super::{client, lock};
 use crate::cli::{Cleanup, Output};
 use crate::install::Install;
+use crate::lock;
 use crate::reconcile::cleanup::{self, Outcome};
 use crate::serve::Request;
 use crate::sources::kubernetes;

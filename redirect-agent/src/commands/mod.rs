@@ -3,7 +3,6 @@
 pub(crate) mod check;
 pub(crate) mod cleanup;
 pub(crate) mod client;
-pub(crate) mod lock;
 pub(crate) mod metrics;
 mod print;
 pub(crate) mod rules;

@@ -12,12 +12,12 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::lock;
 use crate::cli::{PodSource, Run};
 use crate::cni::attachments::Attachments;
 use crate::cni::server::Server;
 use crate::config::Config;
 use crate::install::{self, Install};
+use crate::lock::{self, Lock};
 use crate::preflight;
 use crate::reconcile::cause::Cause;
 use crate::reconcile::doorbell::Doorbell;
@@ -58,11 +58,11 @@ pub(crate) fn run(args: Run) -> anyhow::Result<()> {
     let (plugin, places) = (args.cni.plugin(), args.cni.dirs.places());
     let install = Arc::new(Install::new(plugin, places, &config.state_dir, &config.proxy_namespace)?);
     lock::prepare(&config.state_dir)?;
-    let _lock = lock::wait(&config.state_dir)?;
+    let lock = Arc::new(lock::wait(&config.state_dir)?);
     // Beside the start, which pods wait for: where there are many rules it takes seconds.
     thread::Builder::new().name("check".into()).spawn(preflight::tell).context("start to look at neighbours")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let outcome = runtime.block_on(supervise(config, pods, args.kubeconfig, install));
+    let outcome = runtime.block_on(supervise(config, pods, args.kubeconfig, install, &lock));
     // A look at a namespace may hang in a file system; it must not keep the agent from ending.
     runtime.shutdown_timeout(LAST_LOOKS);
     outcome
@@ -80,6 +80,7 @@ async fn supervise(
     pods: PodSource,
     kubeconfig: Option<PathBuf>,
     install: Arc<Install>,
+    lock: &Arc<Lock>,
 ) -> anyhow::Result<()> {
     let doorbell = Arc::new(Doorbell::default());
     let (status_sender, status) = watch::channel(Status::default());
@@ -97,8 +98,8 @@ async fn supervise(
         status: status.clone(),
         snapshots: source.snapshots.clone(),
     };
-    cni.listen(&config.state_dir, &mut tasks)?;
-    let socket = serve::listen(&config.state_dir, status, Arc::clone(&doorbell), Arc::clone(&install))?;
+    cni.listen(lock, &mut tasks)?;
+    let socket = serve::listen(lock, status, Arc::clone(&doorbell), Arc::clone(&install))?;
     tasks.spawn(install::keep(install));
     tasks.spawn(heart::watch());
     // Until a pod is enrolled it talks to the world by itself: nothing gathers meanwhile.
@@ -110,10 +111,8 @@ async fn supervise(
         outcome = &mut ended => outcome,
         _ = terminate.recv() => stop(&doorbell, ended).await,
         _ = interrupt.recv() => stop(&doorbell, ended).await,
-        error = lost(&mut tasks) => {
-            tracing::error!(error = format!("{error:#}"), "ending, so that whoever looks after the agent starts another");
-            stop(&doorbell, ended).await.map(|_| Err(error))
-        }
+        error = lost(&mut tasks) => give_up(error, &doorbell, ended).await,
+        error = lock.lost() => give_up(error, &doorbell, ended).await,
     };
     if let (Ok(Ok(End::CleanedUp)), Some(annotations)) = (&outcome, source.annotations)
         && timeout(FAREWELL, annotations.removed()).await.is_err()
@@ -134,10 +133,16 @@ async fn lost(tasks: &mut JoinSet<()>) -> anyhow::Error {
     }
 }
 
+async fn give_up(error: anyhow::Error, doorbell: &Doorbell, ended: Ended) -> Outcome {
+    tracing::error!(error = format!("{error:#}"), "ending, so that whoever looks after the agent starts another");
+    stop(doorbell, ended).await.map(|_| Err(error))
+}
+
+type Outcome = Result<anyhow::Result<End>, oneshot::error::RecvError>;
 type Ended = oneshot::Receiver<anyhow::Result<End>>;
 
 /// Ends the loop and waits for the run that is under way.
-async fn stop(doorbell: &Doorbell, ended: Ended) -> Result<anyhow::Result<End>, oneshot::error::RecvError> {
+async fn stop(doorbell: &Doorbell, ended: Ended) -> Outcome {
     tracing::info!("ending; the datapath stays (remove it with `redirect-agent cleanup`)");
     doorbell.stop();
     ended.await

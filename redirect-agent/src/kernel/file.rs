@@ -1,8 +1,8 @@
 //! Changes of files: settings below `/proc/sys`, pins, and what the agent keeps of its own.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use super::fault::{self, Way};
@@ -12,6 +12,31 @@ const PREFIX: &str = ".redirect-agent.";
 const SUFFIX: &str = ".tmp";
 /// What the agent keeps is root's alone.
 pub(crate) const PRIVATE: u32 = 0o700;
+
+/// Which file it is, whatever its name; of two that are there at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// Of an open file.
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
+        Ok(Self::from(&file.metadata()?))
+    }
+
+    /// Of what has this name, if anything has.
+    pub(crate) fn at(path: &Path) -> Option<Self> {
+        fs::symlink_metadata(path).ok().map(|metadata| Self::from(&metadata))
+    }
+}
+
+impl From<&Metadata> for FileId {
+    fn from(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
 
 /// Writes to a file that stands for something in the kernel.
 pub(crate) fn write(path: &Path, value: &str) -> io::Result<()> {

@@ -1,4 +1,6 @@
+use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as Client;
 use std::time::Instant;
 
@@ -9,6 +11,7 @@ use crate::cni::book::Book;
 use crate::cni::book::tests::attached;
 use crate::config::OnProxyLoss;
 use crate::enrol::{PodVerdict, State};
+use crate::lock;
 use crate::sources::Snapshot;
 use crate::status::{AttachmentStatus, CniStatus};
 
@@ -140,7 +143,8 @@ async fn who_says_nothing_of_use_is_dropped() {
     let agent = agent();
     let Ok(server) = Arc::try_unwrap(agent.server) else { panic!("it is shared") };
     let mut tasks = JoinSet::new();
-    server.listen(directory.path(), &mut tasks).unwrap();
+    let lock = Arc::new(lock::take(directory.path()).unwrap().unwrap());
+    server.listen(&lock, &mut tasks).unwrap();
     let path = directory.path().join(super::super::SOCKET);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let place = path.clone();
