@@ -21,6 +21,8 @@ use crate::backoff::Backoff;
 
 /// How often the files are looked at without an event.
 const LOOK: Duration = Duration::from_secs(5);
+/// The longest pause after a repair. Pods that start meanwhile start past the plugin.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How long the agent may take to answer its own plugin, and between two questions.
 const ANSWER: Duration = Duration::from_secs(2);
 const ASK: Duration = Duration::from_millis(200);
@@ -66,7 +68,7 @@ async fn follow(install: &Arc<Install>) {
         }
         match passed {
             Ok(Passed::Over) => return,
-            Ok(Passed::Repaired) => sleep(pause.after_failure(Instant::now())).await,
+            Ok(Passed::Repaired) => sleep(pause.after_failure(Instant::now()).min(PAUSE)).await,
             Ok(Passed::Failed) => {
                 // What failed half-way was an event, too.
                 sleep(ASK).await;

@@ -69,7 +69,7 @@ struct Wanted {
     entry: Entry,
 }
 
-/// What passes have found. Whoever writes to the node's files holds it.
+/// What passes have found. Held for a moment only: whoever asks for the status must not wait for a file system.
 #[derive(Default, Debug)]
 struct Progress {
     status: PluginStatus,
@@ -81,6 +81,8 @@ struct Progress {
     repaired: Option<Instant>,
     /// It was taken out, and stays so.
     over: bool,
+    /// Since when files are looked at and written.
+    busy: Option<Instant>,
 }
 
 /// The plugin, as an operator wants it.
@@ -99,6 +101,8 @@ pub(crate) struct Install {
     places: Places,
     wanted: Option<Wanted>,
     progress: Mutex<Progress>,
+    /// Held by whoever writes to the node's files.
+    writing: Mutex<()>,
 }
 
 impl Install {
@@ -124,17 +128,29 @@ impl Install {
 
     /// For a cleanup only.
     pub(crate) fn to_remove(places: Places, state_dir: &Path) -> Self {
-        Self { state_dir: state_dir.to_owned(), places, wanted: None, progress: Mutex::default() }
+        Self {
+            state_dir: state_dir.to_owned(),
+            places,
+            wanted: None,
+            progress: Mutex::default(),
+            writing: Mutex::default(),
+        }
     }
 
     /// The plugin's status, if it is to be installed, and what is wrong with it.
     pub(crate) fn status(&self) -> (Option<PluginStatus>, Option<Problem>) {
         let progress = self.lock();
-        let problem = progress.problem.as_ref().map(|message| Problem::new(OBJECT, message));
+        let problem = progress.hangs(Instant::now()).or_else(|| progress.problem.clone());
+        let problem = problem.map(|message| Problem::new(OBJECT, message));
         (self.wanted.is_some().then(|| progress.status.clone()), problem)
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until the value goes, nobody else writes.
+    fn write(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

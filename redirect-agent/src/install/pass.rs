@@ -16,6 +16,9 @@ use super::{Install, Places, Progress, State, Wanted, places, program};
 const FIGHT: u32 = 3;
 const CALM: Duration = Duration::from_mins(1);
 
+/// Looking at two folders takes no longer than this, where their file system answers.
+const LONG: Duration = Duration::from_secs(15);
+
 /// How a pass went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Passed {
@@ -46,6 +49,14 @@ impl Removed {
 }
 
 impl Progress {
+    /// What there is to say of a pass that does not end.
+    pub(super) fn hangs(&self, now: Instant) -> Option<String> {
+        let lasts = now.saturating_duration_since(self.busy?);
+        let message =
+            || format!("its files have been looked at for {} s; does their file system answer?", lasts.as_secs());
+        (lasts >= LONG).then(message)
+    }
+
     /// Everything stands; `written` says whether it had to be.
     fn book(&mut self, written: bool, now: Instant) -> Passed {
         let calm = self.repaired.is_none_or(|last| now.saturating_duration_since(last) >= CALM);
@@ -69,10 +80,12 @@ impl Progress {
 impl Install {
     /// Looks once, and writes what is missing.
     pub(super) fn pass(&self) -> Passed {
+        let _writing = self.write();
+        let Some(wanted) = self.begin() else { return Passed::Over };
+        let outcome = self.put(wanted);
         let mut progress = self.lock();
-        let Some(wanted) = self.wanted.as_ref().filter(|_| !progress.over) else { return Passed::Over };
-        progress.status.program = program::path(&self.places.bin);
-        match self.put(wanted) {
+        progress.busy = None;
+        match outcome {
             Ok((list, written)) => {
                 progress.status.state = State::Installed;
                 progress.status.list = Some(list);
@@ -88,9 +101,18 @@ impl Install {
         }
     }
 
-    /// Takes away what an agent that was killed has left half-written. The lock is held: no other writes.
+    /// What is to be put in, unless it was taken out.
+    fn begin(&self) -> Option<&Wanted> {
+        let mut progress = self.lock();
+        let wanted = self.wanted.as_ref().filter(|_| !progress.over)?;
+        progress.status.program = program::path(&self.places.bin);
+        progress.busy = Some(Instant::now());
+        Some(wanted)
+    }
+
+    /// Takes away what an agent that was killed has left half-written.
     pub(super) fn sweep(&self) {
-        let _held = self.lock();
+        let _writing = self.write();
         if let Err(error) = sweep_in(&self.places) {
             tracing::warn!(error = format!("{error:#}"), "half-written files of a former agent stay");
         }
@@ -127,9 +149,12 @@ impl Install {
 
     /// Takes the plugin out, wherever it was put, and leaves it so.
     pub(crate) fn remove(&self) -> Removed {
-        let mut progress = self.lock();
-        progress.over = true;
-        progress.problem = None;
+        {
+            let mut progress = self.lock();
+            progress.over = true;
+            progress.problem = None;
+        }
+        let _writing = self.write();
         let mut removed = Removed::default();
         let mut all = removed.succeeded(places::known(&self.state_dir)).unwrap_or_default();
         // A container calls them otherwise than the node does, so what is on record may not be all.

@@ -264,7 +264,7 @@ async fn a_fight_is_slowed_down_and_told() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     assert!(repairs() >= 4, "{} repairs in {:.0?}", repairs(), begun.elapsed());
-    // Pauses of 0.4, 0.8 and 1.6 s before the last three, each at least half as long; on a busy machine they are longer.
+    // Pauses of 0.4, 0.8 and 1 s before the last three, each at least half as long; on a busy machine they are longer.
     assert!(begun.elapsed() >= Duration::from_millis(600), "{} repairs in {:.1?}", repairs(), begun.elapsed());
     assert!(install.status().1.unwrap().message.contains("again and again"));
     keeper.abort();
