@@ -85,17 +85,20 @@ pub(super) async fn run(client: Client, shared: Arc<Shared>, mut status: watch::
     }
 }
 
-/// Takes the annotation off these pods, without an agent that would.
-pub(super) async fn remove(client: &Client, pods: Vec<WatchedPod>) -> Result<(), Failure> {
-    let annotated = pods.into_iter().filter(WatchedPod::is_annotated);
-    for WatchedPod { pod, version, .. } in annotated {
+/// Takes the annotation off these pods, without an agent that would. Gives back whether there were any: a pod that has changed meanwhile
+/// still has it, so who wants to be sure lists them again.
+///
+/// # Errors
+/// The first that occurred; the other pods were tried all the same.
+pub(super) async fn remove(client: &Client, pods: Vec<WatchedPod>) -> Result<bool, Failure> {
+    let mut outcome = Ok(false);
+    for WatchedPod { pod, version, .. } in pods.into_iter().filter(WatchedPod::is_annotated) {
         let (namespace, name, uid) = (pod.namespace.clone(), pod.name.clone(), pod.uid.clone());
         let order = Order { namespace, name, uid, version, enable: false };
-        timeout(LIMIT, patch(client, &order))
-            .await
-            .unwrap_or_else(|_| Err(Failure::timeout("patch", "pods", LIMIT)))?;
+        let (_, patched) = carry_out(client.clone(), order).await;
+        outcome = outcome.and_then(|_| patched.map(|()| true));
     }
-    Ok(())
+    outcome
 }
 
 async fn until(time: Option<Instant>) {

@@ -8,7 +8,7 @@ use kube::core::Status;
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) message: String,
-    /// The version that the watch began at is forgotten: only a new list helps.
+    /// The version that the watch began at is forgotten, or the server has not come that far: only a new list helps.
     pub(super) expired: bool,
 }
 
@@ -45,8 +45,16 @@ impl Failure {
             _ => format!("the API server refused to {verb} {resource}: {code} {message}"),
         };
         // Older servers send an expired version as an event with the reason alone (kubernetes #66425 tells the two apart).
-        Self { message, expired: *code == 410 || matches!(status.reason.as_str(), "Expired" | "Gone") }
+        let expired = *code == 410 || matches!(status.reason.as_str(), "Expired" | "Gone") || is_ahead(status);
+        Self { message, expired }
     }
+}
+
+/// Whether the server has not come as far as the version that was asked for: after etcd was restored from an older copy it may be long
+/// before it does (`NewTooLargeResourceVersionError` of apimachinery).
+fn is_ahead(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "ResourceVersionTooLarge")
 }
 
 /// An error with its causes; one that only repeats its cause is left out.
@@ -88,6 +96,12 @@ mod tests {
     fn only_a_forgotten_version_makes_a_new_list() {
         assert!(api(410, "Gone").expired && api(410, "Expired").expired && api(0, "Expired").expired);
         assert!(!api(500, "InternalError").expired && !api(401, "Unauthorized").expired);
+        let ahead: Status = serde_json::from_value(serde_json::json!({
+            "status": "Failure", "code": 504, "reason": "Timeout", "message": "Too large resource version: 9, current: 3",
+            "details": { "causes": [{ "reason": "ResourceVersionTooLarge", "message": "Too large resource version" }] },
+        }))
+        .unwrap();
+        assert!(Failure::answered(&ahead, "watch", "pods").expired);
         assert!(!Failure::timeout("list", "pods", Duration::from_secs(1)).expired);
     }
 }

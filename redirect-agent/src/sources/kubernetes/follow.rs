@@ -155,6 +155,14 @@ async fn watch<T: Object>(
     }
 }
 
+/// Whether a version is older than one that was there before. They are decimal numbers of one sequence; what is none says nothing.
+fn goes_back(before: &str, next: &str) -> bool {
+    match (before.parse::<u64>(), next.parse::<u64>()) {
+        (Ok(before), Ok(next)) => next < before,
+        _ => false,
+    }
+}
+
 fn take<T: Object>(event: WatchEvent<T>, shared: &Shared, version: &mut String) -> Result<(), Failure> {
     let (next, change) = match event {
         WatchEvent::Added(object) | WatchEvent::Modified(object) => {
@@ -168,9 +176,25 @@ fn take<T: Object>(event: WatchEvent<T>, shared: &Shared, version: &mut String) 
         let message = format!("the API server told of {} without a version; listing them anew", T::RESOURCE);
         return Err(Failure { message, expired: true });
     }
+    if goes_back(version, &next) {
+        let message =
+            format!("the API server's versions of {} go back, as after a restore; listing them anew", T::RESOURCE);
+        return Err(Failure { message, expired: true });
+    }
     if let Some(change) = change {
         T::store(shared, change);
     }
     *version = next;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_numbers_go_back() {
+        assert!(goes_back("10", "9") && !goes_back("9", "10") && !goes_back("9", "9"));
+        assert!(!goes_back("b", "a") && !goes_back("10", "a"));
+    }
 }

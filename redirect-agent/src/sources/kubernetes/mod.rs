@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use tokio::sync::watch;
@@ -29,6 +29,9 @@ use shared::Shared;
 /// A connection that is not made within this time is tried again; the handshake is part of it.
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// How often the pods are listed and unmarked until none is left: kubelet may write the status of one at any moment.
+const UNMARK: usize = 10;
+
 /// Follows the pods of `node`, and annotates those whose datapath `status` says stands.
 ///
 /// # Errors
@@ -45,11 +48,16 @@ pub(crate) async fn start(
 /// Takes the annotation off all pods of `node`, where no agent runs that would.
 pub(crate) async fn unmark(kubeconfig: Option<&Path>, node: &str) -> anyhow::Result<()> {
     let client = connect(configure(kubeconfig).await?)?;
-    let work = async {
-        let (pods, _) = follow::list::<store::WatchedPod>(&client, Some(on(node))).await?;
-        annotate::remove(&client, pods).await
-    };
-    work.await.map_err(|failure| anyhow!(failure.message))
+    for _ in 0..UNMARK {
+        let work = async {
+            let (pods, _) = follow::list::<store::WatchedPod>(&client, Some(on(node))).await?;
+            annotate::remove(&client, pods).await
+        };
+        if !work.await.map_err(|failure: failure::Failure| anyhow!(failure.message))? {
+            return Ok(());
+        }
+    }
+    bail!("pods of {node} are still annotated: they change all the time, or an agent is at work")
 }
 
 fn connect(mut config: Config) -> anyhow::Result<Client> {

@@ -96,7 +96,7 @@ impl Server {
             (None, "watch") => follow(stream, resource, events).await,
             (None, "list") => {
                 let items = self.objects.lock().unwrap()[resource].clone();
-                answer(stream, 200, &json!({ "metadata": { "resourceVersion": "100" }, "items": items })).await
+                answer(stream, 200, &json!({ "metadata": { "resourceVersion": "1" }, "items": items })).await
             }
             (None, _) => answer(stream, 200, &json!({ "kind": "PartialObjectMetadata", "metadata": {} })).await,
         }
