@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -18,6 +19,8 @@ use crate::spec::{self, Code, Command, Environment, Error, Network, Previous, Ve
 const INPUT_PATIENCE: Duration = Duration::from_secs(5);
 /// For what succeeds whatever the agent says, and for a question about it. It is not worth holding a runtime up.
 const SHORT_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two questions to an agent that is not there.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// What is written to standard output, for a command that failed as well.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -108,10 +111,21 @@ fn collect(mut network: Network<'_>) -> String {
     String::new()
 }
 
-/// The datapath outlives the agent: without it no pod can start, and those that run are as they were.
+/// The datapath outlives the agent: without it no pod can start, and those that run are as they were. One that is being updated is back within
+/// seconds, and is waited for: runtimes have this answer make the node not ready, and Services leave out its pods then.
 fn status(network: &Network<'_>) -> Result<(), Error> {
     let unavailable = |code, reason: String| Err(Error::new(code, "redirect-cni is not available", reason));
-    match ask(network, &Request::Status, network.timeout().min(SHORT_PATIENCE)) {
+    let patience = Instant::now() + network.timeout();
+    let answer = loop {
+        let deadline = Deadline::after(network.timeout().min(SHORT_PATIENCE));
+        let answer = client::ask(&network.socket, &Request::Status, deadline);
+        let may_change = matches!(answer, Err(_) | Ok(Answer::RetryLater(_)));
+        if !may_change || Instant::now() + AGAIN >= patience {
+            break answer;
+        }
+        thread::sleep(AGAIN);
+    };
+    match answer {
         Ok(Answer::Done) => Ok(()),
         Ok(Answer::Limited(reason)) => unavailable(Code::LimitedConnectivity, reason),
         Ok(Answer::RetryLater(reason) | Answer::Refused(reason)) => unavailable(Code::NotAvailable, reason),

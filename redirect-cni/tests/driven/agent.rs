@@ -44,10 +44,24 @@ impl Agent {
     pub(crate) fn writing(bytes: &[u8]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("cni.sock")).unwrap();
+        Self::listening(directory, bytes, move || listener)
+    }
+
+    /// As [`Self::saying`], but not there from the beginning.
+    pub(crate) fn saying_late(answer: &Answer, late: Duration) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cni.sock");
+        Self::listening(directory, &protocol::encode_answer(answer).unwrap(), move || {
+            thread::sleep(late);
+            UnixListener::bind(path).unwrap()
+        })
+    }
+
+    fn listening(directory: TempDir, bytes: &[u8], listener: impl FnOnce() -> UnixListener + Send + 'static) -> Self {
         let (tell, requests) = mpsc::channel();
         let bytes = bytes.to_vec();
         thread::spawn(move || {
-            for stream in listener.incoming() {
+            for stream in listener().incoming() {
                 serve(stream.unwrap(), &bytes, &tell);
             }
         });

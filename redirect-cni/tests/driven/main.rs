@@ -94,7 +94,10 @@ fn any_other_answer_holds_the_pod_back() {
 fn without_an_agent() {
     let netns = Netns::new();
     let nobody = Path::new("/run/no/such/agent.sock");
-    let call = |command| Call::new(command, &netns.path, nobody).key("cni.dev/valid-attachments", json!([]));
+    let call = |command| {
+        let call = Call::new(command, &netns.path, nobody).key("cni.dev/valid-attachments", json!([]));
+        call.key("timeoutSeconds", 1)
+    };
     for (command, code) in [("ADD", 11), ("CHECK", 11), ("STATUS", 50)] {
         let ran = call(command).run();
         assert_eq!(ran.code(), code, "{command}");
@@ -268,6 +271,14 @@ fn an_agent_that_cannot_help_does_not_keep_a_pod_from_ending() {
 }
 
 #[test]
+fn status_waits_for_an_agent_that_is_being_updated() {
+    let agent = Agent::saying_late(&Answer::Done, Duration::from_secs(1));
+    let ran = Call::new("STATUS", "", &agent.socket()).env("CNI_CONTAINERID", "").env("CNI_IFNAME", "").run();
+    assert!(ran.ok && ran.output.is_empty(), "{ran:?}");
+    assert_eq!(agent.asked(), Request::Status);
+}
+
+#[test]
 fn status() {
     for (answer, code) in [
         (Answer::Done, None),
@@ -276,7 +287,8 @@ fn status() {
         (Answer::Enrolled, Some(50)),
     ] {
         let agent = Agent::saying(&answer);
-        let ran = Call::new("STATUS", "", &agent.socket()).env("CNI_CONTAINERID", "").env("CNI_IFNAME", "").run();
+        let call = Call::new("STATUS", "", &agent.socket()).env("CNI_CONTAINERID", "").env("CNI_IFNAME", "");
+        let ran = call.key("timeoutSeconds", 1).run();
         match code {
             None => assert!(ran.ok && ran.output.is_empty(), "{ran:?}"),
             Some(code) => assert_eq!(ran.code(), code),
