@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
@@ -12,12 +13,13 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use nix::errno::Errno;
 use redirect_common::policy::Seat;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::links::{self, Link};
 use crate::kernel::netlink::Netlink;
-use crate::kernel::netns::{Netns, NetnsId, open_path};
+use crate::kernel::netns::{Netns, NetnsId};
 use crate::resources::address;
 use crate::resources::guard::Mac;
 
@@ -76,13 +78,14 @@ pub(crate) fn locate(node: &mut Netns, pod: &ProxyPod) -> anyhow::Result<(Proxy,
     let mut looked = 0;
     for file in namespaces(node.id()) {
         looked += 1;
-        let Ok(mut netns) = Netns::open(file) else { continue };
+        let Ok(mut netns) = Netns::open(file?) else { continue };
         match examine(node, &node_links, &mut netns, pod.ip) {
-            Ok(Some((interface, host))) => {
+            Ok(Examined::Reached(interface, host)) => {
                 let ProxyPod { uid, namespace, name, ip } = pod.clone();
                 return Ok((Proxy { uid, namespace, name, ip, netns: netns.id(), interface, host }, netns));
             }
-            Ok(None) => {}
+            Ok(Examined::Another) => {}
+            Ok(Examined::Unreached(reason)) => reasons.push(reason),
             Err(error) => reasons.push(format!("{error:#}")),
         }
     }
@@ -97,31 +100,45 @@ pub(crate) fn locate(node: &mut Netns, pod: &ProxyPod) -> anyhow::Result<(Proxy,
     bail!("{}", reasons.join("; "))
 }
 
-/// Every network namespace but the node's, each once, opened.
-pub(crate) fn others(node: NetnsId) -> impl Iterator<Item = Netns> {
-    namespaces(node).filter_map(|file| Netns::open(file).ok())
+/// Finds a namespace by its identity. `None` says that there is none, and not that it could not be looked for.
+pub(crate) fn find(node: NetnsId, wanted: NetnsId) -> anyhow::Result<Option<Netns>> {
+    for file in namespaces(node) {
+        let file = file?;
+        if NetnsId::of(&file)? == wanted {
+            return Netns::open(file).map(Some);
+        }
+    }
+    Ok(None)
 }
 
-/// Finds a namespace by its identity.
-pub(crate) fn find(node: NetnsId, wanted: NetnsId) -> Option<Netns> {
-    let file = namespaces(node).find(|file| NetnsId::of(file).is_ok_and(|id| id == wanted))?;
-    Netns::open(file).ok()
-}
-
-/// Whether `netns` is still what `proxy` says.
+/// Whether `netns` is still what `proxy` says. A look that fails says nothing: who took it for a no would end what still runs.
 pub(crate) fn still_there(node: &mut Netns, netns: &mut Netns, proxy: &Proxy) -> anyhow::Result<bool> {
     let node_links = links::dump(node.netlink())?;
-    let found = examine(node, &node_links, netns, proxy.ip);
-    Ok(found.is_ok_and(|found| found == Some((proxy.interface.clone(), proxy.host.clone()))))
+    let found =
+        examine(node, &node_links, netns, proxy.ip).with_context(|| format!("look at ztunnel {}", proxy.name))?;
+    Ok(matches!(found, Examined::Reached(interface, host) if interface == proxy.interface && host == proxy.host))
 }
 
-/// Every network namespace but the node's, each once.
-fn namespaces(node: NetnsId) -> impl Iterator<Item = File> {
+/// Every network namespace but the node's, each once. What ended meanwhile, and what is not to be seen, is left out; where files cannot
+/// be opened at all, nobody knows what there is.
+pub(crate) fn namespaces(node: NetnsId) -> impl Iterator<Item = anyhow::Result<File>> {
     let mut seen = BTreeSet::from([node]);
     paths().filter_map(move |path| {
-        let file = open_path(&path).ok()?;
-        seen.insert(NetnsId::of(&file).ok()?).then_some(file)
+        let opened = File::open(&path).and_then(|file| Ok((NetnsId::of(&file)?, file)));
+        match opened {
+            Ok((id, file)) => seen.insert(id).then_some(Ok(file)),
+            Err(error) if is_shortage(&error) => {
+                Some(Err(error).with_context(|| format!("open network namespace {}", path.display())))
+            }
+            Err(_) => None,
+        }
     })
+}
+
+/// Out of descriptors, or of memory.
+fn is_shortage(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM))
 }
 
 fn paths() -> impl Iterator<Item = PathBuf> {
@@ -132,31 +149,41 @@ fn paths() -> impl Iterator<Item = PathBuf> {
     named.chain(processes.map(|path| path.join("ns/net")))
 }
 
-/// `Ok(None)` when the namespace does not have `ip`; an error when it has but is not reached over a veth of the node.
-fn examine(
-    node: &mut Netns,
-    node_links: &[Link],
-    netns: &mut Netns,
-    ip: IpAddr,
-) -> anyhow::Result<Option<(String, HostSide)>> {
+/// What a namespace turned out to be.
+enum Examined {
+    /// It does not have the address.
+    Another,
+    /// It has, but is not reached over a veth of the node, for this reason.
+    Unreached(String),
+    /// It has it on this interface.
+    Reached(String, HostSide),
+}
+
+fn examine(node: &mut Netns, node_links: &[Link], netns: &mut Netns, ip: IpAddr) -> anyhow::Result<Examined> {
     let addresses = address::observe(netns.netlink())?;
-    let Some(address) = addresses.into_iter().find(|address| address.ip == ip) else { return Ok(None) };
+    let Some(address) = addresses.into_iter().find(|address| address.ip == ip) else { return Ok(Examined::Another) };
     let inside = links::dump(netns.netlink())?;
-    let Some(interface) = inside.into_iter().find(|link| link.index == address.index) else { return Ok(None) };
-    let host = host_side(node_links, &interface).with_context(|| {
-        format!("interface {} of the namespace with {ip} has no veth peer on the node", interface.name)
-    })?;
-    let id = nsid(node.netlink(), netns)?;
-    if host.peer_netns != id {
-        bail!("{} is the peer of another namespace than the one with {ip}", host.name);
+    let Some(interface) = inside.into_iter().find(|link| link.index == address.index) else {
+        return Ok(Examined::Another);
+    };
+    let name = &interface.name;
+    let Some(host) = host_side(node_links, &interface) else {
+        let reason = format!("interface {name} of the namespace with {ip} has no veth peer on the node");
+        return Ok(Examined::Unreached(reason));
+    };
+    if host.peer_netns != nsid(node.netlink(), netns)? {
+        let reason = format!("{} is the peer of another namespace than the one with {ip}", host.name);
+        return Ok(Examined::Unreached(reason));
     }
     let bridge = host.controller.and_then(|index| node_links.iter().find(|link| link.index == index));
     let bridge = match (bridge, interface.mac) {
         (Some(bridge), Some(mac)) => Some((bridge.name.clone(), mac)),
-        (Some(bridge), None) => bail!("{} on bridge {} has no MAC address", interface.name, bridge.name),
+        (Some(bridge), None) => {
+            return Ok(Examined::Unreached(format!("{name} on bridge {} has no MAC address", bridge.name)));
+        }
         (None, _) => None,
     };
-    Ok(Some((interface.name, HostSide { veth: host.name.clone(), bridge })))
+    Ok(Examined::Reached(interface.name, HostSide { veth: host.name.clone(), bridge }))
 }
 
 /// The node's veth whose peer is `interface`, and the other way round.

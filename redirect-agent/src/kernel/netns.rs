@@ -5,9 +5,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
-use anyhow::Context;
 use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 
@@ -113,9 +111,4 @@ impl Drop for Guard {
             std::process::abort();
         }
     }
-}
-
-/// Opens the namespace at `path`.
-pub(crate) fn open_path(path: &Path) -> anyhow::Result<File> {
-    File::open(path).with_context(|| format!("open network namespace {}", path.display()))
 }

@@ -268,10 +268,14 @@ impl Reconciler {
     fn clean_retired(&mut self, ledger: &mut Ledger) {
         for id in self.record.retired() {
             let before = ledger.problems.len();
-            if let Some(mut netns) = proxy::find(self.node.id(), id) {
-                let backends = self.record.backends().to_vec();
-                let bpf_dir = &self.config.bpf_dir;
-                cleanup::remove(&mut netns, &mut self.record, ledger, Place::Proxy, &backends, bpf_dir);
+            match proxy::find(self.node.id(), id) {
+                Ok(Some(mut netns)) => {
+                    let backends = self.record.backends().to_vec();
+                    let bpf_dir = &self.config.bpf_dir;
+                    cleanup::remove(&mut netns, &mut self.record, ledger, Place::Proxy, &backends, bpf_dir);
+                }
+                Ok(None) => {}
+                Err(error) => ledger.problem("a former ztunnel's namespace", format!("{error:#}")),
             }
             if ledger.problems.len() == before
                 && let Err(error) = self.record.forget_netns(id)

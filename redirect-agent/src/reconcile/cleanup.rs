@@ -1,6 +1,7 @@
 //! Returns the node to what it was: everything of ours goes, in every namespace where something of ours is found, and
 //! every setting that was changed is put back.
 
+use std::fs::File;
 use std::path::Path;
 
 use redirect_common::names::TUNNELS;
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cni::store;
 use crate::install::Removed;
 use crate::kernel::links;
-use crate::kernel::netns::Netns;
+use crate::kernel::netns::{Netns, NetnsId};
 use crate::plan::Plan;
 use crate::proxy;
 use crate::record::Record;
@@ -51,10 +52,11 @@ pub(crate) fn everything(node: &mut Netns, mut record: Record, programmed: Optio
     // The node's side first: it is what sends packets into the others.
     remove(node, &mut record, &mut ledger, Place::Node, &backends, bpf_dir);
     let held = programmed.as_ref().map(Netns::id);
-    let others = proxy::others(node.id()).filter(|netns| held != Some(netns.id()));
-    for mut netns in programmed.into_iter().chain(others) {
-        if record.touched(netns.id()) || has_tunnel(&mut netns) {
-            remove(&mut netns, &mut record, &mut ledger, Place::Proxy, &backends, bpf_dir);
+    let others = proxy::namespaces(node.id()).map(|file| ours(file?, held, &record)).filter_map(Result::transpose);
+    for netns in programmed.into_iter().map(Ok).chain(others.collect::<Vec<_>>()) {
+        match netns {
+            Ok(mut netns) => remove(&mut netns, &mut record, &mut ledger, Place::Proxy, &backends, bpf_dir),
+            Err(error) => ledger.problem("a network namespace", format!("{error:#}")),
         }
     }
     let directory = record.directory().to_owned();
@@ -91,11 +93,28 @@ fn backends(record: &Record) -> Vec<Backend> {
     if record.backends().is_empty() { backend::in_use() } else { record.backends().to_vec() }
 }
 
-fn has_tunnel(netns: &mut Netns) -> bool {
-    let links = links::dump(netns.netlink()).unwrap_or_default();
-    TUNNELS.iter().any(|tunnel| {
+/// The namespace, if something of ours may be in it and it is not the one that is held open anyway.
+fn ours(file: File, held: Option<NetnsId>, record: &Record) -> anyhow::Result<Option<Netns>> {
+    let id = NetnsId::of(&file)?;
+    if held == Some(id) {
+        return Ok(None);
+    }
+    let touched = record.touched(id);
+    let mut netns = match Netns::open(file) {
+        Err(error) if !touched => {
+            tracing::warn!(error = format!("{error:#}"), "a network namespace that is not on record stays unseen");
+            return Ok(None);
+        }
+        opened => opened?,
+    };
+    Ok((touched || has_tunnel(&mut netns)?).then_some(netns))
+}
+
+fn has_tunnel(netns: &mut Netns) -> anyhow::Result<bool> {
+    let links = links::dump(netns.netlink())?;
+    Ok(TUNNELS.iter().any(|tunnel| {
         links.iter().any(|link| {
             link.name == tunnel.proxy_link && link.geneve.is_some_and(|geneve| geneve.vni == Some(tunnel.vni.get()))
         })
-    })
+    }))
 }

@@ -101,7 +101,11 @@ impl Reconciler {
         if !runs || cluster.has_given_away(proxy) {
             return Ok(None);
         }
-        let Some(mut netns) = held.or_else(|| proxy::find(self.node.id(), proxy.netns)) else { return Ok(None) };
+        let found = match held {
+            Some(netns) => Some(netns),
+            None => proxy::find(self.node.id(), proxy.netns)?,
+        };
+        let Some(mut netns) = found else { return Ok(None) };
         Ok(proxy::still_there(&mut self.node, &mut netns, proxy)?.then_some(netns))
     }
 }
