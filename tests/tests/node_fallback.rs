@@ -3,9 +3,11 @@
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use redirect_lab::agent::AgentOptions;
+use redirect_lab::command::Cmd;
 use redirect_lab::demo::{SETTLE, ZTUNNEL};
 use redirect_lab::harness::{Checks, is_settled, options, watchful};
 use redirect_lab::lab::Lab;
@@ -20,6 +22,32 @@ use rustix::process::Signal;
 const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
 /// What the agent's warning says, beside the reason.
 const WARNING: &str = "BPF cannot be used";
+
+/// How long the agent may take to see that an obstacle is gone: it looks again some seconds after it fell back, and rarely at first.
+const AGAIN: Duration = Duration::from_secs(40);
+
+/// What others may have on a pod's device that a filter of ours cannot get past.
+struct Obstacle {
+    what: &'static str,
+    /// After `tc`; the device is `DEV`.
+    commands: &'static [&'static str],
+    /// What the agent says of it.
+    reason: &'static str,
+}
+
+/// Both as the `bandwidth` plugin of the CNI project leaves them.
+const OBSTACLES: [Obstacle; 2] = [
+    Obstacle {
+        what: "an ingress qdisc in the place of clsact",
+        commands: &["qdisc add dev DEV ingress"],
+        reason: "ingress qdisc of somebody's",
+    },
+    Obstacle {
+        what: "a filter of another kind at the first priority",
+        commands: &["qdisc add dev DEV clsact", "filter add dev DEV ingress protocol all pref 1 matchall action ok"],
+        reason: "matchall filter",
+    },
+];
 
 #[test]
 fn without_bpf_it_is_iptables_mode_and_says_why() -> Result<()> {
@@ -39,6 +67,12 @@ fn without_bpf_it_is_iptables_mode_and_says_why() -> Result<()> {
         }
         None => println!("this kernel always compiles (CONFIG_BPF_JIT_ALWAYS_ON): its compiler cannot be switched off"),
     }
+    let by_filter = watchful().in_mode(Mode::Ebpf).arg("--tc-attach").arg("clsact");
+    for Obstacle { what, commands, reason } in &OBSTACLES {
+        checks.check(&format!("a pod's device has {what}, and then not"), || {
+            obstructed(&mut lab, &by_filter, commands, reason)
+        });
+    }
     checks.check("an agent that lacks nothing is in ebpf mode", || {
         lab.start_agent(&watchful().in_mode(Mode::Ebpf))?;
         let status = lab.wait_until(SETTLE, "settled", is_settled)?;
@@ -55,6 +89,22 @@ fn falls_back(lab: &mut Lab, options: &AgentOptions, reason: &str) -> Result<()>
     let outcome = has_fallen_back(lab, usize::try_from(begin)?, reason);
     lab.stop_agent(Signal::TERM)?;
     outcome
+}
+
+/// The pod is redirected by rules as long as the obstacle is there, and by programs when it is gone.
+fn obstructed(lab: &mut Lab, options: &AgentOptions, commands: &[&str], reason: &str) -> Result<()> {
+    let device = lab.pod("app-a")?.host_link.clone().context("app-a is not plumbed")?;
+    let tc = |line: &str| Cmd::line(&format!("tc {}", line.replace("DEV", &device))).netns(&lab.node()).run().map(drop);
+    commands.iter().try_for_each(|line| tc(line))?;
+    let begin = fs::metadata(lab.agent_log()).map_or(0, |log| log.len());
+    lab.start_agent(options)?;
+    has_fallen_back(lab, usize::try_from(begin)?, reason)?;
+    let qdisc = commands[0].replace("add", "del");
+    Cmd::line(&format!("tc {}", qdisc.replace("DEV", &device))).netns(&lab.node()).run()?;
+    let status = lab.wait_until(AGAIN, "in ebpf mode", |status| is_settled(status) && status.mode == "ebpf")?;
+    ensure!(status.fallback_reason.is_none(), "it gives a reason: {:?}", status.fallback_reason);
+    table::check(lab, ZTUNNEL)?;
+    lab.cleanup_agent().map(drop)
 }
 
 /// What stood against BPF passes while the agent runs.

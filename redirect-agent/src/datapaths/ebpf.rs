@@ -17,6 +17,10 @@ use crate::resources::program::{Direction, Hook};
 /// Which program stands where.
 pub(crate) type Hooks = BTreeMap<Hook, &'static str>;
 
+/// What judges packets that a pod, or a ztunnel, sends.
+const FROM_POD: &str = "redirect_from_pod";
+const FROM_PROXY: &str = "redirect_from_proxy";
+
 /// Packets of these devices come from devices below them, which have a program of their own, or there are none.
 const WITHOUT: [&str; 7] = ["bridge", "bond", "team", "vrf", "dummy", "ifb", "nlmon"];
 
@@ -34,15 +38,20 @@ pub(crate) fn hooks(facts: &Facts, proxies: &[Seated<'_>]) -> Hooks {
     for link in facts.links.iter().filter(|link| is_judged(link)) {
         match link.kind.as_deref() {
             _ if link.begins == Begins::Ip => add(&link.name, Direction::Ingress, "redirect_from_ip"),
-            _ if is_proxy(link) => add(&link.name, Direction::Ingress, "redirect_from_proxy"),
+            _ if is_proxy(link) => add(&link.name, Direction::Ingress, FROM_PROXY),
             Some("veth") => {
-                add(&link.name, Direction::Ingress, "redirect_from_pod");
+                add(&link.name, Direction::Ingress, FROM_POD);
                 add(&link.name, Direction::Egress, "redirect_to_pod");
             }
             _ => add(&link.name, Direction::Ingress, "redirect_from_network"),
         }
     }
     hooks
+}
+
+/// Whether a program judges what pods or ztunnels send: where it does not, they send past the proxy.
+pub(crate) fn judges_senders(program: &str) -> bool {
+    [FROM_POD, FROM_PROXY].contains(&program)
 }
 
 fn is_judged(link: &Link) -> bool {

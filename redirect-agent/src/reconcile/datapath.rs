@@ -11,6 +11,7 @@ use crate::bpf::{self, Bpf, Options};
 use crate::config::Config;
 use crate::config::Mode;
 use crate::kernel::file;
+use crate::resources::program::{self, Obstacle};
 
 use super::{Reconciler, pins};
 
@@ -34,6 +35,11 @@ impl Tries {
     /// The first one was now.
     pub(super) fn begin() -> Self {
         Self { failed: 0, last: Instant::now() }
+    }
+
+    /// One more, now.
+    fn failed(&self) -> Self {
+        Self { failed: self.failed + 1, last: Instant::now() }
     }
 
     fn are_due(&self, now: Instant) -> bool {
@@ -77,6 +83,9 @@ impl Reconciler {
         if self.fallback.is_none() || !self.tries.are_due(now) {
             return;
         }
+        if self.is_obstructed() {
+            return;
+        }
         match open(&self.config) {
             Ok(bpf) => {
                 self.bpf = Some(RefCell::new(bpf));
@@ -91,9 +100,34 @@ impl Reconciler {
                     tracing::warn!(reason, "BPF still cannot be used");
                 }
                 self.fallback = Some(reason);
-                self.tries = Tries { failed: self.tries.failed + 1, last: Instant::now() };
+                self.tries = self.tries.failed();
             }
         }
+    }
+
+    /// Goes on in iptables mode where something of others' keeps programs from their work, unless the operator wants that mode or none: then
+    /// it stays a problem, and no pod is meshed.
+    pub(super) fn fall_back(&mut self, obstacle: Obstacle) {
+        if self.mode == Mode::Iptables || self.config.no_fallback {
+            return;
+        }
+        let reason = obstacle.to_string();
+        tracing::warn!(reason, "BPF cannot be used: going on in iptables mode");
+        (self.bpf, self.pins) = (None, None);
+        (self.mode, self.fallback, self.obstacle) = (Mode::Iptables, Some(reason), Some(obstacle));
+        self.settled = None;
+        // Others may come and go; each change of mode is work.
+        self.tries = self.tries.failed();
+    }
+
+    /// What made the node fall back is still there. A look that fails is no reason to change over.
+    fn is_obstructed(&mut self) -> bool {
+        let Some(obstacle) = &self.obstacle else { return false };
+        let obstructed = program::is_in_the_way(&mut self.node, &obstacle.hook).unwrap_or(true);
+        if !obstructed {
+            self.obstacle = None;
+        }
+        obstructed
     }
 }
 

@@ -1,7 +1,7 @@
 //! Things that somebody else changes again and again: told of, and put back no more often than once a second. Waiting longer would
 //! leave open what the thing closes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::apply::Place;
@@ -59,6 +59,12 @@ impl Fights {
         self.0.iter().filter(|(_, fight)| fight.times >= FIGHT).map(problem).collect()
     }
 
+    /// What is fought over, as a ledger knows it.
+    pub(super) fn objects(&self) -> BTreeSet<(Option<NetnsId>, Kind, String)> {
+        let fought = self.0.iter().filter(|(_, fight)| fight.times >= FIGHT);
+        fought.map(|((_, kind, object), fight)| (fight.netns, *kind, object.clone())).collect()
+    }
+
     /// Events that can wait, and how long: those that tell of what is fought over, soon after it was put back.
     pub(super) fn rest(&self, now: Instant) -> (Cause, Duration) {
         let resting = self.0.iter().filter(|(_, fight)| fight.times >= FIGHT);
@@ -67,6 +73,34 @@ impl Fights {
         resting.fold((Cause::NOTHING, Duration::ZERO), |(cause, longest), ((place, kind, _), left)| {
             (cause | told(*place, *kind), longest.max(left))
         })
+    }
+}
+
+/// Events that were put off. However many fights there are, one after the other, none waits for longer than [`REST`].
+#[derive(Default, Debug)]
+pub(super) struct Later {
+    cause: Cause,
+    since: Option<Instant>,
+}
+
+impl Later {
+    /// Puts off one more.
+    pub(super) fn put(&mut self, cause: Cause, now: Instant) {
+        if cause != Cause::NOTHING {
+            self.cause = self.cause | cause;
+            self.since.get_or_insert(now);
+        }
+    }
+
+    /// How long until they are due, if there are any; `rest` is what [`Fights::rest`] says.
+    pub(super) fn wait(&self, now: Instant, rest: Duration) -> Option<Duration> {
+        self.since.map(|since| rest.min(REST.saturating_sub(now.saturating_duration_since(since))))
+    }
+
+    /// Those that are due.
+    pub(super) fn take(&mut self, now: Instant, rest: Duration) -> Cause {
+        let due = self.wait(now, rest).is_some_and(|wait| wait.is_zero());
+        if due { std::mem::take(self).cause } else { Cause::NOTHING }
     }
 }
 
@@ -130,6 +164,21 @@ mod tests {
             fights.add(Place::Node, &made("a"), begun + CALM * turn);
         }
         assert_eq!(fights.problems(), []);
+    }
+
+    #[test]
+    fn what_is_put_off_comes_though_fights_never_rest() {
+        let (mut later, now) = (Later::default(), Instant::now());
+        let cause = Cause::node(Classes::ROUTING);
+        assert_eq!(later.wait(now, REST), None);
+        later.put(cause, now);
+        assert_eq!(later.take(now, REST / 2), Cause::NOTHING);
+        later.put(cause, now + REST / 2);
+        assert_eq!(later.wait(now + REST / 2, REST), Some(REST / 2));
+        assert_eq!(later.take(now + REST, REST), cause);
+        assert_eq!(later.take(now + REST, REST), Cause::NOTHING);
+        later.put(cause, now);
+        assert_eq!(later.take(now, Duration::ZERO), cause);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Our programs come first on every device: a final verdict of one ahead of ours would keep ours from the packet. Where that cannot be,
-//! status has a note.
+//! status has a note; of filters that only they could move, ahead of the program that judges what a pod or ztunnel sends, it is a problem,
+//! and the node falls back to iptables mode (`datapath`).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,9 +10,10 @@ use anyhow::Context as _;
 use super::apply::Task;
 use super::programs::with_programs;
 use crate::bpf::Bpf;
+use crate::datapaths::ebpf::judges_senders;
 use crate::resources::Context;
 use crate::resources::ledger::Problem;
-use crate::resources::program::{self, AttachKind, Behind, Hook};
+use crate::resources::program::{self, AttachKind, Behind, Hook, Obstacle};
 
 /// Puts those that others have got ahead of first again, and notes which of them others still stand ahead of.
 pub(super) fn come_first(
@@ -27,6 +29,7 @@ pub(super) fn come_first(
             overtake(context, task, bpf, hook, found)?;
         }
         behind = look(context, task, bpf)?;
+        behind.retain(|hook, found| !found.are_filters || !stands_in_the_way(context, task, hook, found));
     }
     context.ledger.notes = Some(behind.iter().map(|(hook, found)| note(hook, found)).collect());
     Ok(())
@@ -49,6 +52,17 @@ fn overtake(
         bpf.try_borrow_mut().context("the programs are in use")?.load_again(name)?;
     }
     with_programs(task, true, |attach| program::overtake(context, hook, name, attach))
+}
+
+/// Whether what others have ahead of ours keeps it from what a pod or ztunnel sends, and so from its work.
+fn stands_in_the_way(context: &mut Context<'_>, task: Task<'_>, hook: &Hook, found: &Behind) -> bool {
+    if !task.plan.hooks.get(hook).is_some_and(|name| judges_senders(name)) {
+        return false;
+    }
+    let Problem { object, message } = note(hook, found);
+    context.ledger.obstacles.push(Obstacle { hook: hook.clone(), why: message.clone() });
+    context.ledger.problem(object, message);
+    true
 }
 
 fn note(hook: &Hook, found: &Behind) -> Problem {

@@ -24,6 +24,7 @@ use crate::record::Record;
 use crate::resources::blocked::{self, Blocked, Packets};
 use crate::resources::chain::backend::{self, Backend, Detected};
 use crate::resources::ledger::{Ledger, Problem, Writes};
+use crate::resources::program::Obstacle;
 use crate::sources::{Health, Snapshots};
 use crate::status::Status;
 
@@ -121,6 +122,8 @@ pub(crate) struct Reconciler {
     mode: Mode,
     /// Why it is not the one that was asked for.
     fallback: Option<String>,
+    /// What on the node is the reason, if it is that.
+    obstacle: Option<Obstacle>,
     /// How often it was tried.
     tries: datapath::Tries,
     bpf: Option<RefCell<Bpf>>,
@@ -144,7 +147,7 @@ pub(crate) struct Reconciler {
     /// What is still to come of [`PARTS`].
     parts: Vec<Cause>,
     /// Events that can wait while something is fought over.
-    later: Cause,
+    later: fights::Later,
     /// What stood at the end of the last run that needed nothing more, whatever has happened since.
     stood: Option<repairs::Stood>,
     last_repairs: repairs::Last,
@@ -189,6 +192,7 @@ impl Reconciler {
             backend_is_certain: detected.certain,
             mode,
             fallback,
+            obstacle: None,
             tries: datapath::Tries::begin(),
             bpf: bpf.map(RefCell::new),
             trace: trace::Trace::default(),
@@ -203,7 +207,7 @@ impl Reconciler {
             packets: Packets::new(),
             blocked: Blocked::default(),
             parts: Vec::new(),
-            later: Cause::NOTHING,
+            later: fights::Later::default(),
             stood: None,
             last_repairs: repairs::Last::default(),
             fights: fights::Fights::default(),
@@ -218,9 +222,7 @@ impl Reconciler {
         let mut read_back = Instant::now();
         loop {
             let begun = Instant::now();
-            if self.fights.rest(begun).1.is_zero() {
-                cause = cause | std::mem::take(&mut self.later);
-            }
+            cause = cause | self.later.take(begun, self.fights.rest(begun).1);
             // Events that look at a part must not put off the look at the whole: ipset and legacy iptables tell nothing.
             if self.parts.is_empty() && read_back.elapsed() >= self.config.resync {
                 self.parts = PARTS.to_vec();
@@ -236,6 +238,7 @@ impl Reconciler {
             match self.doorbell.wait(self.timeout(read_back)) {
                 Ring::Stop => return Ok(End::Stopped),
                 Ring::Cleanup(answer) => {
+                    let _beat = heart::begin();
                     let outcome = cleanup::everything(
                         &mut self.node,
                         self.record,
@@ -263,12 +266,15 @@ impl Reconciler {
 
     /// How long nothing needs to be done if nobody rings.
     fn timeout(&self, read_back: Instant) -> Duration {
-        match self.failures {
-            _ if !self.parts.is_empty() => Duration::ZERO,
-            _ if self.later != Cause::NOTHING => self.fights.rest(Instant::now()).1,
+        if !self.parts.is_empty() {
+            return Duration::ZERO;
+        }
+        let now = Instant::now();
+        let usual = match self.failures {
             0 => self.config.resync.saturating_sub(read_back.elapsed()),
             failed => RETRY[failed.min(RETRY.len()) - 1].min(self.config.resync),
-        }
+        };
+        self.later.wait(now, self.fights.rest(now).1).map_or(usual, |put_off| put_off.min(usual))
     }
 
     fn reconcile(&mut self, cause: Cause) {
@@ -284,10 +290,11 @@ impl Reconciler {
 
     /// What of it cannot wait: all, or nothing if it is only about what is fought over, and was just put back.
     fn put_off(&mut self, cause: Cause) -> Cause {
-        if !self.fights.rest(Instant::now()).0.includes(cause) {
+        let now = Instant::now();
+        if !self.fights.rest(now).0.includes(cause) {
             return cause;
         }
-        self.later = self.later | cause;
+        self.later.put(cause, now);
         Cause::NOTHING
     }
 
@@ -295,7 +302,7 @@ impl Reconciler {
     fn once(&mut self, cause: Cause) {
         let _beat = heart::begin();
         let stood_routes = self.stood.as_ref().map(repairs::Stood::routes).unwrap_or_default();
-        let mut ledger = Ledger { stood_routes, ..Ledger::default() };
+        let mut ledger = Ledger { stood_routes, fought_over: self.fights.objects(), ..Ledger::default() };
         let outcome = self.attempt(cause, &mut ledger);
         if let Some(pins) = &mut self.pins {
             pins.renew();
@@ -318,6 +325,9 @@ impl Reconciler {
             self.tell_repairs(plans, &ledger);
         }
         self.settled = plans.filter(|_| ledger.problems.is_empty());
+        if let Some(obstacle) = ledger.obstacles.pop() {
+            self.fall_back(obstacle);
+        }
         self.failures = if self.settled.is_some() { 0 } else { self.failures + 1 };
         if let Some(notes) = ledger.notes {
             self.notes = notes;

@@ -7,6 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::blocked::Reading;
+use super::program::Obstacle;
 use super::route::Route;
 use crate::kernel::netns::NetnsId;
 
@@ -156,10 +157,14 @@ pub(crate) struct Ledger {
     /// The namespace that is worked on.
     pub(crate) netns: Option<NetnsId>,
     pub(crate) made: Vec<Made>,
+    /// What others keep changing, which the log has said: it is put back without a word.
+    pub(crate) fought_over: BTreeSet<(Option<NetnsId>, Kind, String)>,
     /// Routes that stood, by namespace: they were ours, whatever is found in their place.
     pub(crate) stood_routes: BTreeMap<NetnsId, BTreeSet<Route>>,
     pub(crate) writes: Writes,
     pub(crate) problems: Vec<Problem>,
+    /// What others have in the place of our programs; each is a problem as well.
+    pub(crate) obstacles: Vec<Obstacle>,
     /// What is not wrong by itself, and may explain what is: `None` where nobody looked.
     pub(crate) notes: Option<Vec<Problem>>,
     /// What counters of dropped packets said that were looked at.
@@ -201,8 +206,10 @@ impl Ledger {
         match outcome {
             Ok(()) => {
                 self.writes.count(kind);
-                tracing::info!(kind = kind.name(), object, found, "{what}");
                 let (at, object) = (Timestamp::now(), object.to_owned());
+                if !self.fought_over.contains(&(self.netns, kind, object.clone())) {
+                    tracing::info!(kind = kind.name(), object, found, "{what}");
+                }
                 self.made.push(Made { at, netns: self.netns, kind, object, found });
                 true
             }

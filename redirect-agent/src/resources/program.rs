@@ -25,7 +25,7 @@ mod probe;
 mod tests;
 
 pub(crate) use crate::kernel::tc::Direction;
-pub(crate) use ahead::{Behind, ahead_of_us};
+pub(crate) use ahead::{Behind, ahead_of_us, is_in_the_way};
 pub(crate) use overtake::overtake;
 pub(crate) use probe::probe;
 
@@ -61,6 +61,19 @@ pub(crate) struct Hook {
 impl fmt::Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.device, self.direction)
+    }
+}
+
+/// What others have on a device keeps ours from doing its work there, and only they can take it away.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Obstacle {
+    pub(crate) hook: Hook,
+    pub(crate) why: String,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.hook, self.why)
     }
 }
 

@@ -4,17 +4,22 @@ use std::collections::BTreeMap;
 
 use aya::programs::ProgramInfo;
 
-use super::diff::is_ours;
+use super::diff::{can_be_first, is_ours};
 use super::observe::name_of;
-use super::{AttachKind, Context, Hook, Programs};
+use super::{AttachKind, Context, Direction, Hook, Programs};
+use crate::kernel::links;
+use crate::kernel::netns::Netns;
 use crate::kernel::tc::filter::{self, Filter};
-use crate::kernel::tc::{qdisc, tcx};
+use crate::kernel::tc::qdisc::{self, Qdisc};
+use crate::kernel::tc::tcx;
 
 /// Ours is not the first.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Behind {
     /// What stands ahead of it, in order and in words.
     pub(crate) others: Vec<String>,
+    /// Some of it are filters, as ours is: where ours cannot get ahead of those, it may never see a packet.
+    pub(crate) are_filters: bool,
     /// What stands is the very program that is loaded, and not a former load of the same.
     pub(crate) is_loaded: bool,
 }
@@ -33,15 +38,30 @@ pub(crate) fn ahead_of_us(
         let Some(index) = devices.get(&hook.device).copied() else { continue };
         let list = list(context, hook, index, kind)?;
         let is_loaded = list.iter().any(|program| programs.iter().any(|(_, known)| known.id == program.id()));
-        let mut others = by_tcx(&list, programs);
+        let (mut others, mut filters) = (by_tcx(&list, programs), Vec::new());
         if kind == AttachKind::Clsact && qdiscs.contains_key(&index) {
-            others.extend(by_filter(&filter::dump(context.netns.netlink(), index, hook.direction)?));
+            filters = by_filter(&filter::dump(context.netns.netlink(), index, hook.direction)?);
         }
+        let are_filters = !filters.is_empty();
+        others.extend(filters);
         if !others.is_empty() {
-            ahead.insert(hook.clone(), Behind { others, is_loaded });
+            ahead.insert(hook.clone(), Behind { others, are_filters, is_loaded });
         }
     }
     Ok(ahead)
+}
+
+/// Whether others' filters or qdisc on a device still keep a filter of ours from being there, and first.
+pub(crate) fn is_in_the_way(netns: &mut Netns, hook: &Hook) -> anyhow::Result<bool> {
+    let links = links::dump(netns.netlink())?;
+    let Some(index) = links.iter().find(|link| link.name == hook.device).map(|link| link.index) else {
+        return Ok(false);
+    };
+    match (qdisc::dump(netns.netlink())?.get(&index), hook.direction) {
+        (None, _) => Ok(false),
+        (Some(Qdisc::Ingress), Direction::Egress) => Ok(true),
+        _ => Ok(!can_be_first(&filter::dump(netns.netlink(), index, hook.direction)?)),
+    }
 }
 
 /// Programs attached by TCX run before those of a qdisc (`tc_run`, `net/core/dev.c`).

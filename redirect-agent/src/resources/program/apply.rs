@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use super::diff::{HANDLE, Observed, Step, Wanted};
 use super::observe::{name_of, pin_path};
-use super::{Attach, AttachKind, Context, Place, Programs};
+use super::{Attach, AttachKind, Context, Hook, Obstacle, Place, Programs};
 use crate::kernel::links::Link;
 use crate::kernel::netlink::{Netlink, NetlinkError};
 use crate::kernel::tc::filter::{self, Slot};
@@ -86,6 +86,10 @@ fn take(context: &mut Context<'_>, place: Place, step: Step, attach: &Attach<'_>
         Step::Unlink => (Kind::Program, format!("on {at} (tcx)"), "detached"),
         Step::Refuse { name, .. } => (Kind::Program, format!("{name} on {at}"), "attached"),
     };
+    if let Step::Refuse { why, .. } = step {
+        let hook = Hook { device, direction: place.direction };
+        context.ledger.obstacles.push(Obstacle { hook, why: why.to_owned() });
+    }
     let found = match step {
         Step::AddQdisc | Step::AddFilter { .. } | Step::AddLink { .. } | Step::Refuse { .. } => NOTHING,
         Step::SwapFilter { .. } | Step::SwapLink { .. } => "another program",

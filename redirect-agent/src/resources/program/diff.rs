@@ -165,6 +165,13 @@ impl Observed {
     }
 }
 
+/// Whether a filter of ours could be ahead of all of others'.
+pub(super) fn can_be_first(filters: &[Filter]) -> bool {
+    let others = filters.iter().filter(|filter| filter.chain == 0 && !is_ours(filter));
+    let first = others.map(|filter| filter.priority).min();
+    first.is_none_or(|first| (1..=first).any(|priority| can_join(filters, priority)))
+}
+
 /// Whether a filter of ours could have this priority, wherever ours is now.
 fn can_join(filters: &[Filter], priority: u16) -> bool {
     let mut others =
