@@ -18,7 +18,6 @@ use redirect_lab::pod::Pod;
 use redirect_lab::process::Process;
 use redirect_lab::scoped::ScopedLab;
 use redirect_lab::services;
-use redirect_lab::share::often;
 use redirect_lab::status::Status;
 use redirect_lab::table::{self, CASES};
 use redirect_lab::xtables::{self, Lock};
@@ -27,6 +26,8 @@ use redirect_lab::xtables::{self, Lock};
 const LOOK: Duration = Duration::from_mins(1);
 /// A rule of nobody in particular, by which the host seems to use the iptables that it is in.
 const RULE: &str = "-A INPUT -s 198.51.100.7 -j RETURN";
+/// For how long another holds the xtables lock.
+const HELD: Duration = Duration::from_secs(20);
 /// How the names of the agent's chains begin.
 const OURS: &str = "ztunnel-";
 
@@ -112,7 +113,7 @@ fn starts_under_lock(lab: &mut Lab) -> Result<()> {
         Ok(tools)
     };
     let first = eventually(SETTLE, || waiting(lab))?;
-    sleep(Duration::from_secs(u64::try_from(often(2, 20))?));
+    sleep(HELD);
     let pids = |tools: &[Process]| tools.iter().map(|tool| tool.pid).collect::<Vec<_>>();
     let now = waiting(lab)?;
     ensure!(pids(&now) == pids(&first), "{first:?} has given up: {now:?}");

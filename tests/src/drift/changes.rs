@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{OURS, Removal, rules};
+use super::{OURS, Removal, Way, rules};
 use crate::backend::Backend;
 use crate::snapshot::{Section, Snapshot};
 
@@ -19,8 +19,10 @@ pub fn changes(before: &Snapshot, after: &Snapshot, backend: Backend) -> Vec<Rem
     let mut all: Vec<Removal> = Vec::new();
     all.extend(new(Section::LINKS).filter_map(link).flatten());
     all.extend(new(Section::ROUTES).filter_map(route));
+    all.extend(routing_tables(before.section(Section::ROUTES), after.section(Section::ROUTES)));
     all.extend(new(Section::SETS).filter_map(set).flatten());
     let save = Section::Command(backend.save());
+    all.extend(jumps(before.section(save), after.section(save), backend));
     all.extend(chains(before.section(save), after.section(save), backend));
     all.extend(guards(before.section(Section::GUARD), after.section(Section::GUARD)));
     all
@@ -53,11 +55,64 @@ fn route(line: &str) -> Option<Removal> {
     Some(Removal::by(Section::ROUTES, "route changed", &command, command.clone()))
 }
 
-fn set(line: &str) -> Option<[Removal; 2]> {
+/// All of a table by a device of ours; others' routes in it are by other devices.
+fn routing_tables(before: &str, after: &str) -> Vec<Removal> {
+    let place = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let after = |word: &str| words.iter().skip_while(|other| **other != word).nth(1).map(ToString::to_string);
+        let table = after("table").filter(|table| table.parse::<u32>().is_ok_and(|number| number != 254))?;
+        Some((table, after("dev")?))
+    };
+    let old: BTreeSet<_> = before.lines().filter_map(place).collect();
+    let new: BTreeSet<_> = after.lines().filter_map(place).filter(|place| !old.contains(place)).collect();
+    let commands = new.into_iter().map(|(table, device)| format!("ip route flush table {table} dev {device}"));
+    commands.map(|command| Removal::by(Section::ROUTES, "table flushed", &command, command.clone())).collect()
+}
+
+/// Of an entry more, of none, and another set in its place.
+fn set(line: &str) -> Option<[Removal; 3]> {
     let ["create", name, ..] = line.split_whitespace().collect::<Vec<_>>()[..] else { return None };
     let ways =
         [("set entry added", format!("ipset add {name} {NOBODY}")), ("set emptied", format!("ipset flush {name}"))];
-    Some(ways.map(|(kind, command)| Removal::by(Section::SETS, kind, &command, command.clone()).untold()))
+    let [added, emptied] = ways.map(|(kind, command)| Removal::by(Section::SETS, kind, &command, command.clone()));
+    let other = format!("{}\nswap {name} other\ndestroy other\n", line.replacen(name, "other", 1));
+    let swapped = Removal {
+        what: format!("ipset swap {name} other"),
+        kind: "set swapped",
+        told: false,
+        section: Section::SETS,
+        way: Way::Run("ipset restore".to_owned(), other),
+    };
+    Some([added.untold(), emptied.untold(), swapped])
+}
+
+/// Jumps of ours behind those of others that are in the same chain.
+fn jumps(before: &str, after: &str, backend: Backend) -> Vec<Removal> {
+    let old: BTreeSet<_> = rules(before).into_iter().collect();
+    let all = rules(after);
+    let chain = |line: &str| line.strip_prefix("-A ")?.split_whitespace().next().map(str::to_owned);
+    let is_jump = |line: &str| chain(line).is_some_and(|chain| !chain.starts_with(OURS));
+    let last = |table: &str, line: &str| {
+        let same = |(other, rule): &&(String, String)| other == table && chain(rule) == chain(line);
+        all.iter().rfind(same).is_some_and(|(_, last)| last == line)
+    };
+    let ours = all
+        .iter()
+        .filter(|(table, line)| is_jump(line) && !last(table, line) && !old.contains(&(table.clone(), line.clone())));
+    let moved = |(table, line): &(String, String)| {
+        let rule = line.trim_start_matches("-A ");
+        Removal {
+            what: format!("{table} rule {rule}, put last"),
+            kind: "jump moved",
+            told: backend == Backend::Nft,
+            section: Section::Command(backend.save()),
+            way: Way::Run(
+                format!("{} --wait 10 --noflush", backend.restore()),
+                format!("*{table}\n-D {rule}\n-A {rule}\nCOMMIT\n"),
+            ),
+        }
+    };
+    ours.map(moved).collect()
 }
 
 /// A rule ahead of ours in a chain of ours, and a chain of ours without any.
@@ -93,7 +148,6 @@ fn guards(before: &str, after: &str) -> Vec<Removal> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Way;
     use super::*;
 
     fn command(removal: Removal) -> String {
@@ -109,6 +163,18 @@ mod tests {
         let commands = link(line).unwrap().map(command);
         assert_eq!(commands[2], "ip link set dev istioin type geneve id 1000 remote 198.51.100.9");
         assert_eq!(link("veth1: <UP> mtu 1500 veth"), None);
+    }
+
+    #[test]
+    fn tables_of_ours_are_flushed_and_jumps_go_behind_others() {
+        let before = "198.51.100.0/25 via 172.18.0.1 dev eth0 table 101\n";
+        let after = format!("{before}default via 192.168.127.2 dev istioout table 101\ndefault dev eth0 table 254\n");
+        let flushed: Vec<_> = routing_tables(before, &after).into_iter().map(command).collect();
+        assert_eq!(flushed, ["ip route flush table 101 dev istioout"]);
+        let before = "*mangle\n-A PREROUTING -j OTHER\nCOMMIT\n";
+        let after = "*mangle\n-A PREROUTING -j ztunnel-X\n-A PREROUTING -j OTHER\n-A OUTPUT -j ztunnel-Y\nCOMMIT\n";
+        let moved: Vec<_> = jumps(before, after, Backend::Nft).into_iter().map(|removal| removal.what).collect();
+        assert_eq!(moved, ["mangle rule PREROUTING -j ztunnel-X, put last"]);
     }
 
     #[test]

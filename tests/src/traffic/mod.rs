@@ -17,6 +17,7 @@ use anyhow::{Context, Result, ensure};
 
 pub use failure::{Astray, Class, Failure};
 pub use report::Report;
+pub use stream::DIRECT;
 
 use self::stream::{ALL, FEW, Kind, Stream};
 use crate::client::{Session, TIMEOUT};

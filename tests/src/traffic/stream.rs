@@ -46,9 +46,11 @@ pub(super) const ALL: [Kind; 7] = [
     ("meshed to meshed", "app-b", "app-a", "app-a", OUTBOUND),
     ("meshed to a service", "app-b", "svc-remote", "remote", OUTBOUND),
     ("unmeshed to meshed", "plain", "app-b", "app-b", INBOUND),
-    ("unmeshed to remote", "plain", "remote", "remote", None),
-    ("a probe of meshed", "node", "app-b", "app-b", None),
+    (DIRECT[0], "plain", "remote", "remote", None),
+    (DIRECT[1], "node", "app-b", "app-b", None),
 ];
+/// Those that need no proxy: between others, and the node's probes.
+pub const DIRECT: [&str; 2] = ["unmeshed to remote", "a probe of meshed"];
 
 impl Stream {
     pub(super) fn of(lab: &Lab, (name, from, to, server, listener): Kind) -> Result<Self> {

@@ -14,7 +14,7 @@ use redirect_lab::runtime::{Chain, Container, refused};
 use redirect_lab::snapshot::{Section, Snapshot};
 use redirect_lab::status::Status;
 use redirect_lab::tally::Tally;
-use redirect_lab::traffic::{Traffic, once};
+use redirect_lab::traffic::{DIRECT, Traffic, once};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -28,8 +28,6 @@ const RESTORED: &str = "app-b";
 const OTHERS: [&str; 2] = ["plain", "plain-b"];
 /// The restored pod's connections: from it, and to it.
 const OF_RESTORED: [&str; 2] = ["meshed to a service", "unmeshed to meshed"];
-/// What needs no proxy.
-const DIRECT: [&str; 2] = ["unmeshed to remote", "a probe of meshed"];
 /// The others, of which the first is from the pod whose sandbox is made anew.
 const OF_ANEW: [&str; 3] = ["meshed to remote", "remote to meshed", "meshed to meshed"];
 /// Try again later, as the CNI specification has it.

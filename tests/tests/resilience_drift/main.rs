@@ -58,7 +58,7 @@ fn whatever_changes_is_put_back() -> Result<()> {
     }
     let mut checks = Checks::default();
     let mut figures = Figures::default();
-    checks.check("plugin: entry of the list removed", || plugin.loses_its_entry(&mut figures));
+    checks.check("plugin: entry of the list removed, and changed", || plugin.loses_its_entry(&mut figures));
     for place in &places {
         println!("{} things to break in {}", place.breaks.len(), place.netns.name());
         for thing in &place.breaks {
@@ -74,7 +74,8 @@ fn whatever_changes_is_put_back() -> Result<()> {
         let name = format!("{}: five at once, round {round}: {}", place.name, names.join("; "));
         checks.check(&name, || place.puts_back(&lab, &things, &mut figures));
     }
-    checks.check("plugin: program removed", || plugin.loses_its_program(&mut figures));
+    checks.check("plugin: program removed, and changed", || plugin.loses_its_program(&mut figures));
+    checks.check("files of the agent's own removed", || plugin::own_files_come_back(&lab, &mut figures));
     checks.check("the table, after all of it", || table::check(&lab, ZTUNNEL));
     checks.check("a cleanup leaves nothing, and of others everything", || {
         neighbours.outlive_cleanup(&mut lab)?;

@@ -1,6 +1,7 @@
 //! The CNI plugin's program and its entry in a list, as others may find them.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,11 @@ impl Plugin {
 
     pub(crate) fn loses_its_entry(&self, figures: &mut Figures) -> Result<()> {
         figures.add(true, "CNI entry removed", put_back(&self.0.list(), |list| fs::write(list, LIST))?);
+        let changed = put_back(&self.0.list(), |list| {
+            let text = fs::read_to_string(list)?;
+            fs::write(list, text.replace("cni.sock", "nobodys.sock"))
+        });
+        figures.add(true, "CNI entry changed", changed?);
         Ok(())
     }
 
@@ -40,8 +46,32 @@ impl Plugin {
 
     pub(crate) fn loses_its_program(&self, figures: &mut Figures) -> Result<()> {
         figures.add(true, "CNI program removed", put_back(&self.0.program(), |program| fs::remove_file(program))?);
+        let changed =
+            put_back(&self.0.program(), |program| OpenOptions::new().append(true).open(program)?.write_all(b"more"));
+        figures.add(true, "CNI program changed", changed?);
         Ok(())
     }
+}
+
+/// What the agent has of its own: who removes it must not keep pods from starting, nor have two agents at work.
+pub(crate) fn own_files_come_back(lab: &Lab, figures: &mut Figures) -> Result<()> {
+    let folder = lab.agent_dir();
+    for (kind, name) in
+        [("socket removed", "cni.sock"), ("socket removed", "agent.sock"), ("lock removed", "agent.lock")]
+    {
+        let path = folder.join(name);
+        fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        let broken = Instant::now();
+        eventually(DEADLINE, || Ok(fs::symlink_metadata(&path).map(drop)?))?;
+        println!("        {name}: {} ms", broken.elapsed().as_millis());
+        figures.add(false, kind, broken.elapsed());
+    }
+    // It is heard again, and nobody else gets the lock.
+    lab.status()?;
+    let record = folder.join("record.json");
+    let taken = put_back(&record, |record| fs::remove_file(record))?;
+    figures.add(false, "record removed", taken);
+    Ok(())
 }
 
 /// How long until the file is what it was; first it has to be there at all.

@@ -15,10 +15,10 @@ use redirect_lab::lab::Lab;
 use redirect_lab::layout::{MESH_NAMESPACE, NODE, PROXY_NAMESPACE, REMOTE};
 use redirect_lab::pod::Pod;
 use redirect_lab::status::Status;
-use redirect_lab::traffic::Failure;
+use redirect_lab::traffic::{DIRECT, Failure};
 use rustix::process::Signal;
 
-use super::{DIRECT, ENOUGH, PROXIED, Scene};
+use super::{ENOUGH, PROXIED, Scene};
 
 /// Meshed, and of a namespace of its own, whose pods are blocked.
 const HELD: &str = "held";

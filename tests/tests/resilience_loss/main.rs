@@ -22,13 +22,11 @@ use redirect_lab::share::Share;
 use redirect_lab::status::Status;
 use redirect_lab::table;
 use redirect_lab::tally::Tally;
-use redirect_lab::traffic::{Report, Traffic};
+use redirect_lab::traffic::{DIRECT, Report, Traffic};
 use rustix::process::Signal;
 
 /// Connections of each stream in each phase.
 const ENOUGH: usize = 4;
-/// What has nothing to do with a proxy: between others, and the node's probes.
-const DIRECT: [&str; 2] = ["unmeshed to remote", "a probe of meshed"];
 const PROXIED: [&str; 5] =
     ["meshed to remote", "remote to meshed", "meshed to meshed", "meshed to a service", "unmeshed to meshed"];
 const SECOND: &str = "ztunnel-2";

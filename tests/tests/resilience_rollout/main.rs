@@ -17,7 +17,7 @@ use redirect_lab::scoped::ScopedLab;
 use redirect_lab::share::often;
 use redirect_lab::table;
 use redirect_lab::tally::Tally;
-use redirect_lab::traffic::Class;
+use redirect_lab::traffic::{Class, DIRECT};
 use rustix::process::Signal;
 
 use scene::{by_proxy, come, follows, judged, seen_by};
@@ -185,9 +185,10 @@ fn only_resets_of(report: &redirect_lab::traffic::Report, proxy: &str) -> Result
 
 /// Nothing is new as long as there is none, and what never was by it goes on.
 fn killed(tally: &mut Tally, lab: &mut Lab, proxy: &str) -> Result<()> {
-    let mut again = None;
+    let (mut lost, mut again) = (None, None);
     let (report, verdict) = judged(tally, "the proxy is killed", lab, |lab, _, traffic| {
         traffic.wait_for_more(ENOUGH)?;
+        lost = Some(Instant::now());
         lab.kill_proxy(proxy)?;
         traffic.wait_for_more(2)?;
         lab.start_proxy(proxy)?;
@@ -195,12 +196,15 @@ fn killed(tally: &mut Tally, lab: &mut Lab, proxy: &str) -> Result<()> {
         traffic.wait_for_more(ENOUGH)
     })?;
     verdict.nothing_escaped()?;
-    let again = again.context("it was not started again")?;
+    let (lost, again) = lost.zip(again).context("it was not killed, and started again")?;
     ensure!(report.astray.is_empty() && report.gave_up.is_empty(), "{:?}, {:?}", report.astray, report.gave_up);
     for failure in &report.failed {
+        ensure!(!DIRECT.contains(&failure.stream), "this needs no proxy: {failure}");
+        ensure!(failure.ended >= lost, "{failure}, before it was killed");
         ensure!(failure.begun < again, "{failure}, {:.1?} after it was there again", since(failure.begun, again));
     }
     for broken in &report.broken {
+        ensure!(broken.ended >= lost, "{broken}, before it was killed");
         ensure!(broken.proxy.as_deref() == Some(proxy), "{broken}");
     }
     Ok(())
