@@ -273,7 +273,8 @@ fn an_agent_that_cannot_help_does_not_keep_a_pod_from_ending() {
 #[test]
 fn status_waits_for_an_agent_that_is_being_updated() {
     let agent = Agent::saying_late(&Answer::Done, Duration::from_secs(1));
-    let ran = Call::new("STATUS", "", &agent.socket()).env("CNI_CONTAINERID", "").env("CNI_IFNAME", "").run();
+    let call = Call::new("STATUS", "", &agent.socket()).env("CNI_CONTAINERID", "").env("CNI_IFNAME", "");
+    let ran = call.key("timeoutSeconds", 30).run();
     assert!(ran.ok && ran.output.is_empty(), "{ran:?}");
     assert_eq!(agent.asked(), Request::Status);
 }
