@@ -1,6 +1,7 @@
 //! The runtime's folders, for plugins and their lists, as the agent is given them. On a real node they are on disk.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -22,10 +23,16 @@ pub struct Folders {
 }
 
 impl Folders {
+    /// Those of the lab, made or not.
+    #[must_use]
+    pub fn of(lab: &Lab) -> Self {
+        let folder = lab.dir().join("runtime");
+        Self { bin: folder.join("bin"), conf: folder.join("net.d") }
+    }
+
     /// Makes them in the lab's, with one list.
     pub fn new(lab: &Lab) -> Result<Self> {
-        let folder = lab.dir().join("runtime");
-        let folders = Self { bin: folder.join("bin"), conf: folder.join("net.d") };
+        let folders = Self::of(lab);
         for folder in [&folders.bin, &folders.conf] {
             fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         }
@@ -57,6 +64,18 @@ impl Folders {
         let list: Value = serde_json::from_str(&fs::read_to_string(self.list())?)?;
         let plugins = list["plugins"].as_array().context("a list has plugins")?;
         plugins.iter().find(|plugin| plugin["type"] == PLUGIN).cloned().context("our entry is not in the list")
+    }
+
+    /// What is in both: a line for each file, with its mode, and what lists say.
+    pub fn describe(&self) -> Result<String> {
+        let mut lines = Vec::new();
+        for path in self.files()? {
+            let about = fs::metadata(&path)?;
+            let text = if path.starts_with(&self.conf) { fs::read_to_string(&path)? } else { String::new() };
+            lines.push(format!("{} {:o} {} {text}\n", path.display(), about.permissions().mode(), about.len()));
+        }
+        lines.sort();
+        Ok(lines.concat())
     }
 
     /// Everything in both.

@@ -13,6 +13,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use redirect_lab::demo::ZTUNNEL;
 use redirect_lab::faults::{How, REASON};
+use redirect_lab::folders::Folders;
 use redirect_lab::harness::{Checks, is_settled, options};
 use redirect_lab::lab::Lab;
 use redirect_lab::neighbours::Neighbours;
@@ -29,6 +30,7 @@ const EVERY: usize = 42;
 #[test]
 fn a_write_that_fails_leaves_nothing_half_done() -> Result<()> {
     let mut lab = ScopedLab::up(options("faults")?)?;
+    Folders::new(&lab)?;
     let neighbours = Neighbours::move_in(&lab)?;
     let mut checks = Checks::default();
     println!("@columns writes that fail | while | writes | made to fail | of them as without");
@@ -80,6 +82,8 @@ struct Golden {
     points: Vec<String>,
     /// What stands afterwards.
     after: Vec<Snapshot>,
+    /// What the runtime's folders have then.
+    folders: String,
 }
 
 impl Golden {
@@ -91,7 +95,7 @@ impl Golden {
         phase.settles(lab, None)?;
         let points = lab.points()?;
         lab.end_faults()?;
-        Ok(Self { phase, points, after: phase.look(lab)? })
+        Ok(Self { phase, points, after: phase.look(lab)?, folders: Folders::of(lab).describe()? })
     }
 
     fn by_way(&self) -> BTreeMap<&str, usize> {
@@ -127,6 +131,8 @@ impl Golden {
         let changes: String =
             self.after.iter().zip(&phase.look(lab)?).filter_map(|(golden, now)| golden.diff(now)).collect();
         ensure!(changes.is_empty(), "afterwards there is\n{changes}");
+        let folders = Folders::of(lab).describe()?;
+        ensure!(folders == self.folders, "the runtime's folders have\n{folders}and not\n{}", self.folders);
         let left: Vec<_> = half_written(lab)?;
         ensure!(left.is_empty(), "half-written files stay: {left:?}");
         Ok(())

@@ -7,7 +7,8 @@ use redirect_lab::agent::AgentOptions;
 use redirect_lab::demo::{SETTLE, ZTUNNEL};
 use redirect_lab::drift::sections;
 use redirect_lab::faults::How;
-use redirect_lab::harness::{eventually, is_settled, start, watchful};
+use redirect_lab::folders::Folders;
+use redirect_lab::harness::{eventually, is_settled, watchful};
 use redirect_lab::lab::Lab;
 use redirect_lab::layout::PROXY_NAMESPACE;
 use redirect_lab::pod::Pod;
@@ -36,9 +37,13 @@ pub(crate) enum Phase {
     Rollout,
 }
 
-/// An agent that ends a drain as soon as it has begun, so that a rollout has an end.
-fn hasty() -> AgentOptions {
-    watchful().arg("--drain-timeout=0")
+/// An agent that has a CNI plugin to install, and ends a drain as soon as it has begun, so that a rollout has an end.
+fn hasty(lab: &Lab) -> Result<AgentOptions> {
+    Folders::of(lab).options(watchful().arg("--drain-timeout=0"))
+}
+
+fn is_installed(status: &Status) -> bool {
+    status.cni_plugin.as_ref().is_some_and(|plugin| plugin.state == "installed")
 }
 
 impl Phase {
@@ -50,24 +55,18 @@ impl Phase {
         match self {
             Self::Start => lab.cleanup_agent().map(drop),
             Self::Enrol | Self::Unenrol => {
-                if !lab.agent().is_some_and(Process::alive) {
-                    start(lab, &hasty())?;
-                }
+                Self::has_agent(lab)?;
                 let (mode, meshed) = if self == Self::Enrol { ("none", false) } else { ("ambient", true) };
                 lab.label_pod("app-b", MODE, Some(mode))?;
                 lab.wait_until(DEADLINE, mode, |status| status.settled && status.meshed("app-b") == meshed).map(drop)
             }
             Self::Cleanup => {
                 lab.label_pod("app-b", MODE, Some("ambient"))?;
-                if !lab.agent().is_some_and(Process::alive) {
-                    lab.start_agent(&hasty())?;
-                }
+                Self::has_agent(lab)?;
                 lab.wait_until(SETTLE, "settled", is_settled).map(drop)
             }
             Self::Rollout => {
-                if !lab.agent().is_some_and(Process::alive) {
-                    start(lab, &hasty())?;
-                }
+                Self::has_agent(lab)?;
                 match lab.pod(NEXT) {
                     Ok(_) => lab.change_pod(NEXT, |pod| pod.ready = false)?,
                     Err(_) => bring_next(lab)?,
@@ -77,10 +76,17 @@ impl Phase {
         }
     }
 
+    fn has_agent(lab: &mut Lab) -> Result<()> {
+        if !lab.agent().is_some_and(Process::alive) {
+            lab.start_agent(&hasty(lab)?)?;
+        }
+        lab.wait_until(SETTLE, "installed", |status| status.settled && is_installed(status)).map(drop)
+    }
+
     /// What makes the agent write.
     pub(crate) fn begin(self, lab: &mut Lab) -> Result<()> {
         match self {
-            Self::Start => lab.start_agent(&hasty()),
+            Self::Start => lab.start_agent(&hasty(lab)?),
             Self::Enrol => lab.label_pod("app-b", MODE, Some("ambient")),
             Self::Unenrol => lab.label_pod("app-b", MODE, Some("none")),
             Self::Cleanup => lab.cleanup_agent().map(drop),
@@ -111,10 +117,11 @@ impl Phase {
                 Ok(())
             })?;
             if killed() {
-                lab.start_agent(&hasty())?;
+                lab.start_agent(&hasty(lab)?)?;
             }
         }
-        lab.wait_until(DEADLINE, &format!("{self:?} settled"), wanted).map(drop)
+        lab.wait_until(DEADLINE, &format!("{self:?} settled"), |status| wanted(status) && is_installed(status))
+            .map(drop)
     }
 
     /// What stands: on the node, and in the namespace of each ztunnel.
