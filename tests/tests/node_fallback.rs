@@ -16,7 +16,7 @@ use redirect_lab::mode::Mode;
 use redirect_lab::operator::{Facts, look};
 use redirect_lab::programs::{Hung, hung};
 use redirect_lab::scoped::ScopedLab;
-use redirect_lab::table;
+use redirect_lab::table::{self, CASES};
 use rustix::process::Signal;
 
 const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
@@ -103,7 +103,8 @@ fn obstructed(lab: &mut Lab, options: &AgentOptions, commands: &[&str], reason: 
     Cmd::line(&format!("tc {}", qdisc.replace("DEV", &device))).netns(&lab.node()).run()?;
     let status = lab.wait_until(AGAIN, "in ebpf mode", |status| is_settled(status) && status.mode == "ebpf")?;
     ensure!(status.fallback_reason.is_none(), "it gives a reason: {:?}", status.fallback_reason);
-    table::check(lab, ZTUNNEL)?;
+    let wrong = table::run_case(lab, ZTUNNEL, CASES[0])?.wrong;
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
     lab.cleanup_agent().map(drop)
 }
 

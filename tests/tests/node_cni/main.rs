@@ -1,7 +1,7 @@
 //! Pods start through a chain of real plugins and ours, as a runtime runs it: the first packet of each goes to the proxy, what does
 //! not hold is refused, and what ends leaves nothing. In both topologies.
 //!
-//! `REDIRECT_CNI_PODS` says how many pods start and end (40 if it does not, half of them in either topology).
+//! `REDIRECT_CNI_PODS` says how many pods start and end (24 if it does not, half of them in either topology).
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
 mod agent;
@@ -29,7 +29,7 @@ const CONTROL: usize = 6;
 fn no_packet_leaves_before_the_datapath_stands() -> Result<()> {
     let pods = match env::var("REDIRECT_CNI_PODS") {
         Ok(number) => number.parse().with_context(|| format!("REDIRECT_CNI_PODS={number}"))?,
-        Err(_) => 40_usize,
+        Err(_) => 24_usize,
     };
     let mut checks = Checks::default();
     for topology in Topology::ALL {
