@@ -1,6 +1,7 @@
 //! What a run means for whoever asks: status from the loop's state, and the log of what is new.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use crate::config::OnProxyLoss;
 use crate::enrol::{Cluster, PodVerdict, State};
@@ -21,6 +22,8 @@ pub(super) fn status(reconciler: &Reconciler, problems: Vec<Problem>) -> Status 
     let pods: Vec<_> = cluster.pods.into_iter().map(|pod| with_datapath(pod, reconciler, &proxy, healthy)).collect();
     let bypassed = pods.iter().filter(|pod| pod.state == State::Bypassed).count() as u64;
     all.extend((bypassed > 0).then(bypass));
+    let own = unredirected(&pods).into_iter().chain(reconciler.record.note());
+    let notes = reconciler.notes.iter().cloned().chain(own).collect();
     let tunnel_port = reconciler.settled.as_ref().and_then(|plans| plans.node.links.first()).map(|link| link.port);
     Status {
         node: reconciler.config.node_name.clone(),
@@ -53,7 +56,7 @@ pub(super) fn status(reconciler: &Reconciler, problems: Vec<Problem>) -> Status 
         draining: reconciler.record.draining().map(|draining| former(&draining.proxy)),
         pods,
         bypassed,
-        notes: reconciler.notes.iter().cloned().chain(reconciler.record.note()).collect(),
+        notes,
         problems: all,
     }
 }
@@ -64,6 +67,14 @@ fn bypass() -> Problem {
         "ztunnel",
         "is away, and the pods that are bypassed pass unproxied meanwhile, as --on-proxy-loss or their namespaces ask for",
     )
+}
+
+/// Of a pod with two addresses, what goes by the one passes unproxied.
+fn unredirected(pods: &[PodVerdict]) -> Option<Problem> {
+    let meshed = pods.iter().filter(|pod| matches!(pod.state, State::Meshed | State::Pending));
+    let mut addresses = meshed.flat_map(|pod| &pod.ips);
+    let what = "pods of the mesh have such addresses, and what goes by those is not redirected";
+    addresses.any(IpAddr::is_ipv6).then(|| Problem::new("IPv6", what))
 }
 
 fn former(proxy: &Proxy) -> Former {
@@ -152,5 +163,26 @@ pub(super) fn log(old: &Status, new: &Status) {
     let former: BTreeMap<_, _> = old.pods.iter().map(|pod| (&pod.uid, pod)).collect();
     for pod in new.pods.iter().filter(|pod| former.get(&pod.uid) != Some(pod)) {
         tracing::debug!(pod = format!("{}/{}", pod.namespace, pod.name), state = ?pod.state, reason = pod.reason, "pod");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_address_of_ipv6_is_noted_of_pods_of_the_mesh() {
+        let pod = |state, ip: &str| PodVerdict {
+            namespace: "a".into(),
+            name: "b".into(),
+            uid: "c".into(),
+            ips: vec!["10.0.0.1".parse().unwrap(), ip.parse().unwrap()],
+            ended: false,
+            state,
+            reason: None,
+            on_proxy_loss: OnProxyLoss::Block,
+        };
+        assert!(unredirected(&[pod(State::Meshed, "fd00::1")]).is_some());
+        assert_eq!(unredirected(&[pod(State::NotMeshed, "fd00::1"), pod(State::Meshed, "10.0.0.2")]), None);
     }
 }
