@@ -93,14 +93,16 @@ fn falls_back(lab: &mut Lab, options: &AgentOptions, reason: &str) -> Result<()>
 
 /// The pod is redirected by rules as long as the obstacle is there, and by programs when it is gone.
 fn obstructed(lab: &mut Lab, options: &AgentOptions, commands: &[&str], reason: &str) -> Result<()> {
+    // An agent that ended leaves its own qdisc.
+    lab.cleanup_agent()?;
     let device = lab.pod("app-a")?.host_link.clone().context("app-a is not plumbed")?;
-    let tc = |line: &str| Cmd::line(&format!("tc {}", line.replace("DEV", &device))).netns(&lab.node()).run().map(drop);
+    let node = lab.node();
+    let tc = |line: &str| Cmd::line(&format!("tc {}", line.replace("DEV", &device))).netns(&node).run().map(drop);
     commands.iter().try_for_each(|line| tc(line))?;
     let begin = fs::metadata(lab.agent_log()).map_or(0, |log| log.len());
     lab.start_agent(options)?;
     has_fallen_back(lab, usize::try_from(begin)?, reason)?;
-    let qdisc = commands[0].replace("add", "del");
-    Cmd::line(&format!("tc {}", qdisc.replace("DEV", &device))).netns(&lab.node()).run()?;
+    tc(&commands[0].replace("add", "del"))?;
     let status = lab.wait_until(AGAIN, "in ebpf mode", |status| is_settled(status) && status.mode == "ebpf")?;
     ensure!(status.fallback_reason.is_none(), "it gives a reason: {:?}", status.fallback_reason);
     let wrong = table::run_case(lab, ZTUNNEL, CASES[0])?.wrong;
