@@ -71,11 +71,15 @@ fn routing_tables(before: &str, after: &str) -> Vec<Removal> {
 
 /// Of an entry more, of none, and another set in its place.
 fn set(line: &str) -> Option<[Removal; 3]> {
-    let ["create", name, ..] = line.split_whitespace().collect::<Vec<_>>()[..] else { return None };
+    let words: Vec<_> = line.split_whitespace().collect();
+    let ["create", name, kind, ..] = words[..] else { return None };
     let ways =
         [("set entry added", format!("ipset add {name} {NOBODY}")), ("set emptied", format!("ipset flush {name}"))];
     let [added, emptied] = ways.map(|(kind, command)| Removal::by(Section::SETS, kind, &command, command.clone()));
-    let other = format!("{}\nswap {name} other\ndestroy other\n", line.replacen(name, "other", 1));
+    // What a snapshot does not say is left to the default.
+    let options = words[3..].chunks(2).filter(|option| option.last() != Some(&"*")).flatten().copied();
+    let create: Vec<_> = ["create", "other", kind].into_iter().chain(options).collect();
+    let other = format!("{}\nswap {name} other\ndestroy other\n", create.join(" "));
     let swapped = Removal {
         what: format!("ipset swap {name} other"),
         kind: "set swapped",
@@ -175,6 +179,13 @@ mod tests {
         let after = "*mangle\n-A PREROUTING -j ztunnel-X\n-A PREROUTING -j OTHER\n-A OUTPUT -j ztunnel-Y\nCOMMIT\n";
         let moved: Vec<_> = jumps(before, after, Backend::Nft).into_iter().map(|removal| removal.what).collect();
         assert_eq!(moved, ["mangle rule PREROUTING -j ztunnel-X, put last"]);
+    }
+
+    #[test]
+    fn a_set_gives_its_name_to_another() {
+        let [.., swapped] = set("create pods hash:ip family inet hashsize * maxelem 65536").unwrap();
+        let input = "create other hash:ip family inet maxelem 65536\nswap pods other\ndestroy other\n";
+        assert_eq!(swapped.way, Way::Run("ipset restore".to_owned(), input.to_owned()));
     }
 
     #[test]
