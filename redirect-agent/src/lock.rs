@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::time::{MissedTickBehavior, interval};
@@ -43,33 +43,45 @@ impl Lock {
         held.is_ok_and(|held| FileId::at(&self.directory.join(FILE)) == Some(held))
     }
 
-    /// Locks the file that has its name now, if that is another.
+    /// Locks the file that has its name now, if that is another. Whether it is held: another agent may have been faster.
     ///
     /// # Errors
-    /// Another agent was faster, or there is no file to be had.
-    pub(crate) fn renew(&self) -> anyhow::Result<()> {
+    /// There is no file to be had.
+    pub(crate) fn renew(&self) -> anyhow::Result<bool> {
         if self.stands() {
-            return Ok(());
+            return Ok(true);
         }
         let path = self.directory.join(FILE);
         prepare(&self.directory)?;
         match Flock::lock(open(&self.directory)?, FlockArg::LockExclusiveNonblock) {
             Ok(file) => *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file,
-            Err((_, Errno::EWOULDBLOCK)) => bail!("{} was removed, and another agent has it now", path.display()),
+            // A look that failed is no loss: then it is we who have it.
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(self.stands()),
             Err((_, error)) => return Err(error).with_context(|| format!("lock {}", path.display())),
         }
         tracing::warn!(file = %path.display(), "locked anew; somebody had removed the file");
-        Ok(())
+        Ok(true)
     }
 
     /// Renews it whenever that is needed. Ends when another agent has it: two must not write.
     pub(crate) async fn lost(&self) -> anyhow::Error {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = false;
         loop {
             looks.tick().await;
-            if let Err(error) = self.renew() {
-                return error;
+            match self.renew() {
+                Ok(true) => told = false,
+                Ok(false) => {
+                    return anyhow!(
+                        "{} was removed, and another agent has it now",
+                        self.directory.join(FILE).display()
+                    );
+                }
+                Err(error) if !std::mem::replace(&mut told, true) => {
+                    tracing::warn!(error = format!("{error:#}"), "the lock's file is gone; trying again");
+                }
+                Err(_) => {}
             }
         }
     }
@@ -176,10 +188,10 @@ mod tests {
         assert!(first.stands() && take(directory).unwrap().is_none());
         fs::remove_file(directory.join(FILE)).unwrap();
         assert!(!first.stands());
-        first.renew().unwrap();
+        assert!(first.renew().unwrap());
         assert!(first.stands() && take(directory).unwrap().is_none(), "nobody else can have it");
         fs::remove_file(directory.join(FILE)).unwrap();
         let _second = take(directory).unwrap().unwrap();
-        assert!(first.renew().unwrap_err().to_string().contains("another agent has it"));
+        assert!(!first.renew().unwrap());
     }
 }

@@ -114,7 +114,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         is_heard(&path).await;
         fs::remove_dir_all(&directory).unwrap();
-        lock.renew().unwrap();
+        assert!(lock.renew().unwrap());
         is_heard(&path).await;
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         accepts.abort();

@@ -35,7 +35,7 @@ struct Obstacle {
     reason: &'static str,
 }
 
-/// Both as the `bandwidth` plugin of the CNI project leaves them.
+/// Of the kinds that the `bandwidth` plugin of the CNI project leaves.
 const OBSTACLES: [Obstacle; 2] = [
     Obstacle {
         what: "an ingress qdisc in the place of clsact",

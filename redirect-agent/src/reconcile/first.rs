@@ -29,8 +29,9 @@ pub(super) fn come_first(
             overtake(context, task, bpf, hook, found)?;
         }
         behind = look(context, task, bpf)?;
-        behind.retain(|hook, found| !found.are_filters || !stands_in_the_way(context, task, hook, found));
     }
+    // Who was faster this time is put aside the next time: no reason to change over.
+    behind.retain(|hook, found| !found.for_good || !stands_in_the_way(context, task, hook, found));
     context.ledger.notes = Some(behind.iter().map(|(hook, found)| note(hook, found)).collect());
     Ok(())
 }

@@ -66,7 +66,7 @@ pub(crate) fn own_files_come_back(lab: &Lab, figures: &mut Figures) -> Result<()
         println!("        {name}: {} ms", broken.elapsed().as_millis());
         figures.add(false, kind, broken.elapsed());
     }
-    // It is heard again, and nobody else gets the lock.
+    // It is heard again.
     lab.status()?;
     let record = folder.join("record.json");
     let taken = put_back(&record, |record| fs::remove_file(record))?;

@@ -18,8 +18,8 @@ use crate::kernel::tc::tcx;
 pub(crate) struct Behind {
     /// What stands ahead of it, in order and in words.
     pub(crate) others: Vec<String>,
-    /// Some of it are filters, as ours is: where ours cannot get ahead of those, it may never see a packet.
-    pub(crate) are_filters: bool,
+    /// Some of it are filters that ours cannot get ahead of, whatever it does: it may never see a packet.
+    pub(crate) for_good: bool,
     /// What stands is the very program that is loaded, and not a former load of the same.
     pub(crate) is_loaded: bool,
 }
@@ -38,14 +38,15 @@ pub(crate) fn ahead_of_us(
         let Some(index) = devices.get(&hook.device).copied() else { continue };
         let list = list(context, hook, index, kind)?;
         let is_loaded = list.iter().any(|program| programs.iter().any(|(_, known)| known.id == program.id()));
-        let (mut others, mut filters) = (by_tcx(&list, programs), Vec::new());
+        let (mut others, mut for_good) = (by_tcx(&list, programs), false);
         if kind == AttachKind::Clsact && qdiscs.contains_key(&index) {
-            filters = by_filter(&filter::dump(context.netns.netlink(), index, hook.direction)?);
+            let filters = filter::dump(context.netns.netlink(), index, hook.direction)?;
+            let foreign = by_filter(&filters);
+            for_good = !foreign.is_empty() && !can_be_first(&filters);
+            others.extend(foreign);
         }
-        let are_filters = !filters.is_empty();
-        others.extend(filters);
         if !others.is_empty() {
-            ahead.insert(hook.clone(), Behind { others, are_filters, is_loaded });
+            ahead.insert(hook.clone(), Behind { others, for_good, is_loaded });
         }
     }
     Ok(ahead)
