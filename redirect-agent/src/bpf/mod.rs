@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
-use aya::maps::{MapInfo, PerCpuArray};
+use aya::maps::{MapData, MapInfo, PerCpuArray};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::Object;
@@ -163,15 +163,28 @@ fn load(options: &Options<'_>) -> anyhow::Result<Ebpf> {
     let wanted = Object::parse(OBJECT).context("read the BPF object")?;
     for (map, wanted) in wanted.maps.iter().filter(|(map, _)| name::ALL.contains(&map.as_str())) {
         let entries = if FLOWS.contains(&map.as_str()) { options.flows } else { wanted.max_entries() };
-        drop_unlike(&maps.join(map), [wanted.key_size(), wanted.value_size(), entries])?;
+        let pin = maps.join(map);
+        drop_unlike(&pin, [wanted.key_size(), wanted.value_size(), entries])?;
+        make_map(&pin, map, wanted.clone(), entries).context(
+            "create the BPF maps (is CAP_BPF, or CAP_SYS_ADMIN, missing? before Linux 5.11 also CAP_SYS_RESOURCE)",
+        )?;
     }
     let mut loader = EbpfLoader::new();
     loader.map_max_entries(name::FLOWS, options.flows).map_max_entries(name::DATAGRAMS, options.flows);
     for map in name::ALL {
         loader.map_pin_path(map, maps.join(map));
     }
-    write("make the maps", || Ok(loader.load(OBJECT)?))
-        .context("create the BPF maps (is CAP_BPF, or CAP_SYS_ADMIN, missing? before Linux 5.11 also CAP_SYS_RESOURCE)")
+    write("load the object", || Ok(loader.load(OBJECT)?)).context("load the BPF object over its maps")
+}
+
+/// Makes and pins a map that is not there. The loader would make them all in one call, of which nobody could say how far it came.
+fn make_map(pin: &Path, name: &str, mut wanted: aya_obj::Map, entries: u32) -> anyhow::Result<()> {
+    if pin.exists() {
+        return Ok(());
+    }
+    wanted.set_max_entries(entries);
+    write(&format!("make {name}"), || Ok(MapData::create(wanted, name, None)?.pin(pin)?))
+        .with_context(|| format!("make map {name}"))
 }
 
 /// Unpins a map that is not what the programs were made for: key size, value size and entries. The programs that stand keep it

@@ -64,12 +64,15 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     point("remove", path, || unless_missing(fs::remove_file(path)))
 }
 
-/// Removes a directory with all that is in it, if it is there.
+/// Removes a directory with all that is in it, if it is there. Only root may change what is in it, so nobody else puts a link in its way.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
-    if !path.exists() {
-        return Ok(());
+    if !fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+        return remove(path);
     }
-    point("remove", path, || unless_missing(fs::remove_dir_all(path)))
+    for entry in fs::read_dir(path)? {
+        remove_tree(&entry?.path())?;
+    }
+    point("remove", path, || unless_missing(fs::remove_dir(path)))
 }
 
 /// Makes a directory, and those above it, for root alone.
@@ -77,7 +80,14 @@ pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
-    point("make", path, || DirBuilder::new().recursive(true).mode(PRIVATE).create(path))
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make_directory(parent)?;
+    }
+    point("make", path, || match DirBuilder::new().mode(PRIVATE).create(path) {
+        // Somebody was faster.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made,
+    })
 }
 
 /// Makes a directory root's alone, if it is not.
@@ -120,6 +130,8 @@ fn point(what: &str, path: &Path, write: impl FnOnce() -> io::Result<()>) -> io:
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     fn names(directory: &Path) -> Vec<String> {
@@ -161,7 +173,10 @@ mod tests {
         make_directory(&path).unwrap();
         make_directory(&path).unwrap();
         assert!(remove(&path).is_err(), "it is a directory");
+        fs::write(path.join("f"), "").unwrap();
+        symlink(directory.path(), path.join("up")).unwrap();
         remove_tree(&directory.path().join("a")).unwrap();
+        assert!(directory.path().exists(), "it was only spoken of");
         assert!(names(directory.path()).is_empty());
     }
 }
