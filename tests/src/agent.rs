@@ -210,6 +210,12 @@ impl Lab {
         self.state.agent.as_ref().and_then(|options| options.mode).unwrap_or(Mode::Iptables)
     }
 
+    /// Whether the agent was last started as the version that is tested, in the mode that the environment asks for.
+    pub fn agent_is_usual(&self) -> Result<bool> {
+        let usual = Mode::from_environment()?;
+        Ok(self.state.agent.as_ref().is_some_and(|options| options.mode == Some(usual) && !options.other))
+    }
+
     /// Where the agent pins programs and maps.
     #[must_use]
     pub fn bpf_dir(&self) -> PathBuf {
@@ -273,6 +279,12 @@ impl Lab {
     pub fn check_node(&self) -> Result<(bool, String)> {
         let output = Cmd::new(binaries::find(AGENT)?).args(["check"]).netns(&self.node()).output()?;
         Ok((output.status.success(), output.stdout))
+    }
+
+    /// Whether `redirect-agent status` says by its exit status that the agent is to be left running, as a liveness probe asks it.
+    pub fn agent_is_alive(&self) -> Result<bool> {
+        let status = Cmd::new(binaries::find(AGENT)?).args(["status", "--state-dir"]);
+        Ok(status.args([self.agent_dir()]).netns(&self.node()).output()?.status.success())
     }
 
     /// What `redirect-agent metrics` prints.

@@ -37,6 +37,15 @@ impl Mode {
     pub fn from_environment() -> Result<Self> {
         Ok(from_environment(MODE_VARIABLE)?.unwrap_or(Self::Ebpf))
     }
+
+    /// The one that this is not.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Iptables => Self::Ebpf,
+            Self::Ebpf => Self::Iptables,
+        }
+    }
 }
 
 impl Attach {

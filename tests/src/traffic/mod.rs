@@ -116,13 +116,14 @@ impl Traffic {
         Self::of(lab, &kinds, shared, Proxies::In(lab.dir().to_owned()))
     }
 
-    /// Starts streams of every kind, of which a judge is told, at a pace that leaves the emulated processor to others, and with clients
-    /// that wait for as long as it may be with others. That they had to is on the report. There must be no other traffic: ports may come
-    /// that were used long ago.
-    pub fn judged_leisurely(lab: &Lab, judge: &Judge) -> Result<Self> {
+    /// Starts streams of those kinds whose name is wanted, of which a judge is told, at a pace that leaves the emulated processor to others,
+    /// and with clients that wait for as long as it may be with others. That they had to is on the report. There must be no other traffic:
+    /// ports may come that were used long ago.
+    pub fn judged_leisurely(lab: &Lab, judge: &Judge, wanted: impl Fn(&str) -> bool) -> Result<Self> {
         ports::renew();
+        let kinds: Vec<_> = ALL.into_iter().filter(|(name, ..)| wanted(name)).collect();
         let shared = Shared::new(LEISURELY, SILENCE, Some(judge.registry()));
-        Self::of(lab, &ALL, shared, Proxies::In(lab.dir().to_owned()))
+        Self::of(lab, &kinds, shared, Proxies::In(lab.dir().to_owned()))
     }
 
     fn of(lab: &Lab, kinds: &[Kind], shared: Shared, proxies: Proxies) -> Result<Self> {

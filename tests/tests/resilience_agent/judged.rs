@@ -44,7 +44,7 @@ struct Part<'a> {
 impl Part<'_> {
     fn judge(&mut self, lab: &mut Lab, work: impl FnOnce(&mut Lab, &Traffic) -> Result<()>) -> Result<()> {
         let judge = Judge::watch(lab)?;
-        let traffic = Traffic::judged_leisurely(lab, &judge)?;
+        let traffic = Traffic::judged_leisurely(lab, &judge, |_| true)?;
         let done = traffic.wait_for_more(ENOUGH).and_then(|()| work(lab, &traffic));
         let done = done.and_then(|()| traffic.wait_for_more(ENOUGH));
         let report = traffic.stop()?;

@@ -1,14 +1,17 @@
-//! The loop hangs in a write: it can be seen, and in what; the datapath stands, and when the write ends, all is well again.
+//! The loop hangs in a write: it can be seen, and in what; the datapath stands, and when the write ends, all is well again. If it does
+//! not end, kubelet is told to start the agent anew (in the long form: that takes minutes).
 
 use std::fs::File;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use redirect_lab::backend::Backend;
 use redirect_lab::command::Cmd;
 use redirect_lab::demo::ZTUNNEL;
-use redirect_lab::harness::is_settled;
+use redirect_lab::harness::{eventually, is_settled};
 use redirect_lab::lab::Lab;
+use redirect_lab::share::Share;
 use redirect_lab::status::Status;
 use redirect_lab::traffic::Traffic;
 
@@ -28,6 +31,9 @@ pub(crate) fn is_seen(lab: &mut Lab) -> Result<()> {
         } else {
             lab.want_hang(0)?;
             hangs(lab, traffic, "chain in ztunnel's namespace")?;
+            if Share::wanted().is_some() {
+                is_given_up(lab)?;
+            }
             lab.end_faults()?;
         }
         let status = lab.wait_until(SETTLE, "settled again", |status| is_settled(status) && status.ready)?;
@@ -37,6 +43,8 @@ pub(crate) fn is_seen(lab: &mut Lab) -> Result<()> {
     })
 }
 
+/// Three minutes, and some for a slow machine.
+const GIVEN_UP: Duration = Duration::from_mins(4);
 /// What the agent finds in its chain and takes out again.
 const STRANGE: &str = "-s 198.51.100.9/32";
 
@@ -52,6 +60,15 @@ fn hangs(lab: &Lab, traffic: &Traffic, at: &str) -> Result<()> {
     ensure!(status.complains("reconcile loop", "under way"), "it has no word for it: {:?}", status.problems);
     println!("        {:?}", status.stuck);
     traffic.wait_for_more(2)
+}
+
+/// A liveness probe succeeds for a while, and then no more.
+fn is_given_up(lab: &Lab) -> Result<()> {
+    ensure!(lab.agent_is_alive()?, "it is given up at once");
+    eventually(GIVEN_UP, || {
+        ensure!(!lab.agent_is_alive()?, "a liveness probe still succeeds");
+        Ok(())
+    })
 }
 
 fn chain(lab: &Lab) -> Result<String> {

@@ -1,5 +1,6 @@
 //! Pods come and go by the hundred, take addresses that others still have or have just given up, and what is said of them comes late
-//! and in another order: in the end the datapath holds exactly those that it must, and the agent no more than before.
+//! and in another order; among them is one now and then that has an interface, so that programs are attached, and go with it. In the end
+//! the datapath holds exactly those that it must, and the agent no more than before.
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
 mod held;
@@ -10,12 +11,15 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use redirect_common::names::LABEL_MODE;
 use redirect_lab::demo::ZTUNNEL;
 use redirect_lab::drift::sections;
 use redirect_lab::harness::{Checks, eventually, options, start, watchful};
 use redirect_lab::lab::Lab;
+use redirect_lab::layout::MESH_NAMESPACE;
 use redirect_lab::neighbours::Neighbours;
 use redirect_lab::operator::meshed;
+use redirect_lab::pod::Pod;
 use redirect_lab::scoped::ScopedLab;
 use redirect_lab::share::often;
 use redirect_lab::snapshot::Snapshot;
@@ -31,6 +35,9 @@ const CHANGES_LONG: usize = 20_000;
 /// After so many of them all that was said has come, and the datapath is looked at.
 const ROUND: usize = 100;
 const SEED: u64 = 20_000;
+/// A pod with an interface, and for how many rounds it is there, less one.
+const VISITOR: &str = "visitor";
+const VISIT: usize = 4;
 const DEADLINE: Duration = Duration::from_mins(2);
 
 #[test]
@@ -38,7 +45,7 @@ fn what_comes_and_goes_leaves_nothing_behind() -> Result<()> {
     let mut lab = ScopedLab::up(options("churn")?)?;
     let neighbours = Neighbours::move_in(&lab)?;
     start(&mut lab, &watchful())?;
-    let residents = meshed(&lab)?;
+    let mut residents = meshed(&lab)?;
     let mut world = World::new(SEED);
     let mut checks = Checks::default();
     // What is needed once is had after that, buffers that grow with the number of pods too.
@@ -48,8 +55,12 @@ fn what_comes_and_goes_leaves_nothing_behind() -> Result<()> {
     println!("@columns churn | when | changes | {}", Held::COLUMNS);
     println!("@figure churn | before | 0 | {held}");
     for turn in 1..=changes() / ROUND {
-        checks.check(&format!("{} changes", turn * ROUND), || round(&lab, &mut world, &residents));
+        checks.check(&format!("{} changes", turn * ROUND), || {
+            visitor(&mut lab, turn, &mut residents)?;
+            round(&lab, &mut world, &residents)
+        });
     }
+    checks.check("the last with an interface goes", || visitor_goes(&mut lab, &mut residents));
     println!("{}", world.tally());
     checks.check("when all have gone, the node is as it was", || {
         empty(&lab, &mut world, &residents)?;
@@ -85,6 +96,35 @@ fn round(lab: &Lab, world: &mut World, residents: &BTreeSet<Ipv4Addr>) -> Result
     }
     world.tell_all(&manifests)?;
     holds(lab, world, residents)
+}
+
+/// A pod with an interface comes, or the one that came last joins the mesh or leaves it, or it goes. The next one gets its address.
+fn visitor(lab: &mut Lab, turn: usize, residents: &mut BTreeSet<Ipv4Addr>) -> Result<()> {
+    match turn % VISIT {
+        1 => {
+            let ip = lab.add_pod(Pod::app(MESH_NAMESPACE, VISITOR)?)?.ip()?;
+            residents.insert(ip);
+        }
+        0 => visitor_goes(lab, residents)?,
+        step => {
+            let (ip, leaves) = (lab.pod(VISITOR)?.ip()?, step % 2 == 0);
+            lab.label_pod(VISITOR, LABEL_MODE, leaves.then_some("none"))?;
+            if leaves {
+                residents.remove(&ip)
+            } else {
+                residents.insert(ip)
+            };
+        }
+    }
+    Ok(())
+}
+
+fn visitor_goes(lab: &mut Lab, residents: &mut BTreeSet<Ipv4Addr>) -> Result<()> {
+    let Ok(pod) = lab.pod(VISITOR) else { return Ok(()) };
+    let ip = pod.ip()?;
+    lab.remove_pod(VISITOR)?;
+    residents.remove(&ip);
+    lab.free_address_next(ip)
 }
 
 fn empty(lab: &Lab, world: &mut World, residents: &BTreeSet<Ipv4Addr>) -> Result<()> {

@@ -1,12 +1,15 @@
-//! Writes of the agent fail, one after the other, while pods join and leave, at the start, at a cleanup, and while a ztunnel follows
-//! another: it says so, and what stands in the end is what would have stood without. The writes of each phase are counted first; then
-//! some of them fail, in one of three ways each: every forty-second, all in the long form, or every `REDIRECT_FAULTS_EVERY`th.
+//! Writes of the agent fail, one after the other, while pods join and leave, while another version or another mode takes over, at the
+//! start, at a cleanup, and while a ztunnel follows another: it says so, and what stands in the end is what would have stood without.
+//! Meanwhile connections of those that belong to the mesh before and after are made and go on, and none escapes. The writes of each phase
+//! are counted first; then some of them fail, in one of three ways each: every forty-second, all in the long form, or every
+//! `REDIRECT_FAULTS_EVERY`th.
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
+mod judged;
 mod phase;
 mod tools;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -21,11 +24,15 @@ use redirect_lab::scoped::ScopedLab;
 use redirect_lab::share::Share;
 use redirect_lab::snapshot::Snapshot;
 use redirect_lab::table;
+use redirect_lab::tally::Tally;
 
+use judged::Watched;
 use phase::{DEADLINE, NEXT, Phase};
 
 /// Every which write fails in the short form; every one in the long form.
 const EVERY: usize = 42;
+/// So many at a time fail under the same connections: clients have ports for so many only.
+const PART: usize = 10;
 
 #[test]
 fn a_write_that_fails_leaves_nothing_half_done() -> Result<()> {
@@ -33,6 +40,7 @@ fn a_write_that_fails_leaves_nothing_half_done() -> Result<()> {
     Folders::new(&lab)?;
     let neighbours = Neighbours::move_in(&lab)?;
     let mut checks = Checks::default();
+    let mut tally = Tally::default();
     println!("@columns writes that fail | while | writes | made to fail | of them as without");
     for phase in Phase::ALL {
         let golden = Golden::of(&mut lab, phase)?;
@@ -42,14 +50,22 @@ fn a_write_that_fails_leaves_nothing_half_done() -> Result<()> {
             ensure!(!golden.points.is_empty(), "no write was counted");
             Ok(())
         });
-        let (chosen, mut held) = (chosen(&golden.points)?, 0);
-        for (turn, skip) in chosen.iter().copied().enumerate() {
-            let how = How::ALL[turn % How::ALL.len()];
-            let name = format!("{phase:?}, write {skip} ({}): {how}", golden.points[skip]);
-            checks.check(&name, || golden.holds(&mut lab, how, skip).inspect(|()| held += 1));
+        let (chosen, mut held) = (chosen(phase, &golden.points)?, 0);
+        let turns: Vec<_> = chosen.iter().copied().enumerate().collect();
+        for part in turns.chunks(PART) {
+            phase.prepare(&mut lab)?;
+            let watched = Watched::begin(phase, &lab)?;
+            for (turn, skip) in part.iter().copied() {
+                let how = How::ALL[turn % How::ALL.len()];
+                let name = format!("{phase:?}, write {skip} ({}): {how}", golden.points[skip]);
+                checks.check(&name, || golden.holds(&mut lab, how, skip).inspect(|()| held += 1));
+            }
+            let name = format!("{phase:?}, {} writes: connections", part.len());
+            checks.check(&name, || watched.map_or(Ok(()), |watched| watched.end(&lab, part.len(), &mut tally)));
         }
         println!("@figure writes that fail | {phase:?} | {} | {} | {held}", golden.points.len(), chosen.len());
     }
+    tally.print();
     checks.check("the table, after all of it", || {
         lab.remove_pod(NEXT)?;
         lab.wait_until(DEADLINE, "settled", is_settled)?;
@@ -59,17 +75,19 @@ fn a_write_that_fails_leaves_nothing_half_done() -> Result<()> {
     checks.finish()
 }
 
-/// Some of the points, and the first of each way to write.
-fn chosen(points: &[String]) -> Result<Vec<usize>> {
+/// Some of the points, and the first of each way to write where that takes least.
+fn chosen(phase: Phase, points: &[String]) -> Result<Vec<usize>> {
     let every: usize = match std::env::var("REDIRECT_FAULTS_EVERY") {
         Ok(number) => number.parse().context("REDIRECT_FAULTS_EVERY")?,
         Err(_) => EVERY,
     };
     ensure!(every > 0, "every 0th write is none");
-    let first = |way: &str| points.iter().position(|point| point.starts_with(way));
     let wanted = |place: &usize| Share::wanted().map_or(place.is_multiple_of(every), |share| share.has(*place));
     let mut chosen: Vec<_> = (0..points.len()).filter(wanted).collect();
-    chosen.extend(["netlink", "batch", "bpf", "file"].into_iter().filter_map(first));
+    if phase.is_brief() {
+        let first = |way: &str| points.iter().position(|point| point.starts_with(way));
+        chosen.extend(["netlink", "batch", "bpf", "file"].into_iter().filter_map(first));
+    }
     chosen.sort_unstable();
     chosen.dedup();
     Ok(chosen)
@@ -84,6 +102,8 @@ struct Golden {
     after: Vec<Snapshot>,
     /// What the runtime's folders have then.
     folders: String,
+    /// And where maps are pinned.
+    pins: BTreeSet<String>,
 }
 
 impl Golden {
@@ -95,7 +115,8 @@ impl Golden {
         phase.settles(lab, None)?;
         let points = lab.points()?;
         lab.end_faults()?;
-        Ok(Self { phase, points, after: phase.look(lab)?, folders: Folders::of(lab).describe()? })
+        let (after, folders, pins) = (phase.look(lab)?, Folders::of(lab).describe()?, phase::pins(lab)?);
+        Ok(Self { phase, points, after, folders, pins })
     }
 
     fn by_way(&self) -> BTreeMap<&str, usize> {
@@ -133,6 +154,8 @@ impl Golden {
         ensure!(changes.is_empty(), "afterwards there is\n{changes}");
         let folders = Folders::of(lab).describe()?;
         ensure!(folders == self.folders, "the runtime's folders have\n{folders}and not\n{}", self.folders);
+        let pins = phase::pins(lab)?;
+        ensure!(pins == self.pins, "pinned are {pins:?} and not {:?}", self.pins);
         let left: Vec<_> = half_written(lab)?;
         ensure!(left.is_empty(), "half-written files stay: {left:?}");
         Ok(())

@@ -1,5 +1,7 @@
 //! What is done while a write fails: how each begins, when it is over, and what must stand then.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -11,10 +13,12 @@ use redirect_lab::folders::Folders;
 use redirect_lab::harness::{eventually, is_settled, watchful};
 use redirect_lab::lab::Lab;
 use redirect_lab::layout::PROXY_NAMESPACE;
+use redirect_lab::mode::Mode;
 use redirect_lab::pod::Pod;
 use redirect_lab::process::Process;
 use redirect_lab::snapshot::Snapshot;
 use redirect_lab::status::Status;
+use rustix::process::Signal;
 
 /// How long until a fault shows, and until it is made good.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
@@ -31,6 +35,10 @@ pub(crate) enum Phase {
     Enrol,
     /// It leaves.
     Unenrol,
+    /// An agent of another version takes over, whose maps have another layout.
+    Upgrade,
+    /// The mode becomes the other one.
+    Mode,
     /// All of it is taken away.
     Cleanup,
     /// A ztunnel follows one that still runs, until that drains no more.
@@ -48,7 +56,23 @@ fn is_installed(status: &Status) -> bool {
 
 impl Phase {
     /// Each, where the one before has ended or not far from there.
-    pub(crate) const ALL: [Self; 5] = [Self::Start, Self::Enrol, Self::Unenrol, Self::Cleanup, Self::Rollout];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Start, Self::Enrol, Self::Unenrol, Self::Upgrade, Self::Mode, Self::Cleanup, Self::Rollout];
+
+    /// Whether it takes seconds, and not many of them.
+    pub(crate) const fn is_brief(self) -> bool {
+        !matches!(self, Self::Mode | Self::Rollout)
+    }
+
+    /// How the agent is started that does it.
+    fn agent(self, lab: &Lab) -> Result<AgentOptions> {
+        let usual = hasty(lab)?;
+        Ok(match self {
+            Self::Upgrade => usual.of_other_version(),
+            Self::Mode => usual.in_mode(Mode::from_environment()?.other()),
+            _ => usual,
+        })
+    }
 
     /// Brings the lab to where the phase begins.
     pub(crate) fn prepare(self, lab: &mut Lab) -> Result<()> {
@@ -60,7 +84,7 @@ impl Phase {
                 lab.label_pod("app-b", MODE, Some(mode))?;
                 lab.wait_until(DEADLINE, mode, |status| status.settled && status.meshed("app-b") == meshed).map(drop)
             }
-            Self::Cleanup => {
+            Self::Upgrade | Self::Mode | Self::Cleanup => {
                 lab.label_pod("app-b", MODE, Some("ambient"))?;
                 Self::has_agent(lab)?;
                 lab.wait_until(SETTLE, "settled", is_settled).map(drop)
@@ -77,16 +101,25 @@ impl Phase {
     }
 
     fn has_agent(lab: &mut Lab) -> Result<()> {
+        if lab.agent().is_some_and(Process::alive) && !lab.agent_is_usual()? {
+            lab.stop_agent(Signal::TERM)?;
+        }
         if !lab.agent().is_some_and(Process::alive) {
             lab.start_agent(&hasty(lab)?)?;
         }
-        lab.wait_until(SETTLE, "installed", |status| status.settled && is_installed(status)).map(drop)
+        let mode = lab.mode().to_string();
+        let ready = |status: &Status| status.settled && status.mode == mode && is_installed(status);
+        lab.wait_until(SETTLE, "installed", ready).map(drop)
     }
 
     /// What makes the agent write.
     pub(crate) fn begin(self, lab: &mut Lab) -> Result<()> {
         match self {
-            Self::Start => lab.start_agent(&hasty(lab)?),
+            Self::Start => lab.start_agent(&self.agent(lab)?),
+            Self::Upgrade | Self::Mode => {
+                lab.stop_agent(Signal::TERM)?;
+                lab.start_agent(&self.agent(lab)?)
+            }
             Self::Enrol => lab.label_pod("app-b", MODE, Some("ambient")),
             Self::Unenrol => lab.label_pod("app-b", MODE, Some("none")),
             Self::Cleanup => lab.cleanup_agent().map(drop),
@@ -99,7 +132,7 @@ impl Phase {
         let mode = lab.mode().to_string();
         let wanted = |status: &Status| match self {
             // Where BPF could not be used at first, it is tried again.
-            Self::Start => is_settled(status) && status.mode == mode,
+            Self::Start | Self::Upgrade | Self::Mode => is_settled(status) && status.mode == mode,
             Self::Enrol => status.settled && status.meshed("app-b"),
             Self::Unenrol => status.settled && !status.meshed("app-b"),
             Self::Cleanup => false,
@@ -117,7 +150,7 @@ impl Phase {
                 Ok(())
             })?;
             if killed() {
-                lab.start_agent(&hasty(lab)?)?;
+                lab.start_agent(&self.agent(lab)?)?;
             }
         }
         lab.wait_until(DEADLINE, &format!("{self:?} settled"), |status| wanted(status) && is_installed(status))
@@ -134,6 +167,20 @@ impl Phase {
         };
         places.iter().map(look).collect()
     }
+}
+
+/// Where there are pins: the folders of each layout, and the maps in them. What pins of links are called hangs on devices.
+pub(crate) fn pins(lab: &Lab) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    let mut folders = vec![lab.bpf_dir()];
+    while let Some(folder) = folders.pop().filter(|folder| folder.exists()) {
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            names.insert(path.strip_prefix(lab.bpf_dir())?.display().to_string());
+            folders.extend((path.is_dir() && !path.ends_with("links")).then_some(path));
+        }
+    }
+    Ok(names)
 }
 
 /// A second ztunnel, not Ready yet.

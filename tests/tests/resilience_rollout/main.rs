@@ -12,7 +12,9 @@ use redirect_lab::command::Cmd;
 use redirect_lab::demo::{SETTLE, ZTUNNEL};
 use redirect_lab::harness::{Checks, options, start, watchful};
 use redirect_lab::lab::Lab;
+use redirect_lab::layout::PROXY_NAMESPACE;
 use redirect_lab::neighbours::Neighbours;
+use redirect_lab::pod::Pod;
 use redirect_lab::scoped::ScopedLab;
 use redirect_lab::share::often;
 use redirect_lab::table;
@@ -59,7 +61,10 @@ fn one_ztunnel_follows_another() -> Result<()> {
     }
     tally.print();
     checks.check("the table, after all of it", || table::check(&lab, "ztunnel-last"));
-    checks.check("a cleanup leaves nothing, and of others everything", || neighbours.outlive_cleanup(&mut lab));
+    checks.check("a cleanup in the middle of a drain leaves nothing, and of others everything", || {
+        drains(&mut lab, "ztunnel-last", "ztunnel-after")?;
+        neighbours.outlive_cleanup(&mut lab)
+    });
     checks.finish()
 }
 
@@ -97,6 +102,15 @@ fn side_by_side(tally: &mut Tally, lab: &mut Lab, former: &str, next: &str) -> R
 fn gone(lab: &mut Lab, former: &str, next: &str) -> Result<()> {
     lab.remove_pod(former)?;
     lab.wait_until(SETTLE, "without a drain", |status| follows(status, next, None)).map(drop)
+}
+
+/// `next` has come, and `former` drains for long.
+fn drains(lab: &mut Lab, former: &str, next: &str) -> Result<()> {
+    lab.stop_agent(Signal::TERM)?;
+    lab.start_agent(&patient())?;
+    lab.wait_until(SETTLE, "settled", |status| follows(status, former, None))?;
+    lab.add_pod(Pod::proxy(PROXY_NAMESPACE, next)?)?;
+    lab.wait_until(SETTLE, "followed", |status| follows(status, next, Some(former))).map(drop)
 }
 
 fn handed_over(tally: &mut Tally, lab: &mut Lab, former: &str, next: &str) -> Result<()> {
