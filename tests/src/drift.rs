@@ -5,12 +5,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use crate::backend::Backend;
 use crate::command::Cmd;
+use crate::foreign;
 use crate::netns::Netns;
 use crate::node::set_sysctls;
 use crate::snapshot::{Section, Snapshot};
@@ -46,6 +47,8 @@ enum Way {
     Run(String, String),
     /// A sysctl and its value.
     Write(String, String),
+    /// The pin of a link, which another's program is put into.
+    Swap(PathBuf),
 }
 
 impl Removal {
@@ -54,6 +57,7 @@ impl Removal {
         match &self.way {
             Way::Run(command, input) => Cmd::line(command).netns(netns).stdin(input).run().map(drop),
             Way::Write(name, value) => set_sysctls(netns, &[(name, value)]),
+            Way::Swap(pin) => foreign::take_over(pin),
         }
         .with_context(|| format!("cannot remove {}", self.what))
     }
@@ -288,7 +292,7 @@ mod tests {
     fn each_kind_has_its_command() {
         let command = |removal: Option<Removal>| match removal?.way {
             Way::Run(command, _) => Some(command),
-            Way::Write(..) => None,
+            Way::Write(..) | Way::Swap(_) => None,
         };
         assert_eq!(command(link("istioin: <UP> mtu 1450")).as_deref(), Some("ip link del istioin"));
         let line = "istioin inet 192.168.126.1/30 scope global istioin";

@@ -8,7 +8,7 @@ use aya::maps::MapInfo;
 use redirect_common::maps::name;
 use serde::Deserialize;
 
-use super::Removal;
+use super::{Removal, Way};
 use crate::command::Cmd;
 use crate::lab::Lab;
 use crate::snapshot::Section;
@@ -82,10 +82,18 @@ pub fn changes_of_maps(lab: &Lab) -> Result<Vec<Removal>> {
     );
     add(true, "folder of pins opened", format!("chmod 755 {}", lab.layout_dir().join("maps").display()));
     add(true, "folder of pins removed", format!("rm -r {}", lab.layout_dir().display()));
-    for pin in fs::read_dir(lab.bpf_dir().join("links"))? {
-        let pin = pin?.path();
+    let pins = fs::read_dir(lab.bpf_dir().join("links"))?.map(|pin| Ok(pin?.path()));
+    let pins = pins.collect::<Result<Vec<_>>>()?;
+    for pin in &pins {
         add(false, "program detached", format!("bpftool link detach pinned {}", pin.display()));
     }
+    all.extend(pins.into_iter().map(|pin| Removal {
+        what: format!("another's program in the link {}", pin.display()),
+        kind: "program swapped",
+        told: false,
+        section: Section::Programs,
+        way: Way::Swap(pin),
+    }));
     Ok(all)
 }
 

@@ -1,8 +1,10 @@
 //! A program of someone else on a device, one of the object's that do nothing. The kernel counts its runs.
 
+use std::path::Path;
 use std::{fmt, fs};
 
 use anyhow::{Context, Result};
+use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
@@ -59,6 +61,17 @@ impl Place {
             (Attach::Tcx, Self::Early | Self::Last) => TcAttachOptions::TcxOrder(LinkOrder::last()),
         }
     }
+}
+
+/// Puts a program that does nothing in the place of the one that the pinned link attaches. It stays with the link.
+pub fn take_over(pin: &Path) -> Result<()> {
+    let mut ebpf = load()?;
+    let program: &mut SchedClassifier =
+        ebpf.program_mut(Verdict::Next.program()).context("no such program")?.try_into()?;
+    program.load().context("the kernel does not take the program")?;
+    let pinned = PinnedLink::from_pin(pin).with_context(|| format!("cannot open {}", pin.display()))?;
+    let swapped = program.attach_to_link(FdLink::from(pinned).try_into()?);
+    swapped.map(drop).with_context(|| format!("cannot swap the program of {}", pin.display()))
 }
 
 /// An attached program. By TCX it goes with the value; a filter may stay, unless it is detached.
