@@ -146,6 +146,8 @@ pub(crate) struct Reconciler {
     blocked: Blocked,
     /// What is still to come of [`PARTS`].
     parts: Vec<Cause>,
+    /// The last run left them for what had rung.
+    yielded: bool,
     /// Events that can wait while something is fought over.
     later: fights::Later,
     /// What stood at the end of the last run that needed nothing more, whatever has happened since.
@@ -207,6 +209,7 @@ impl Reconciler {
             packets: Packets::new(),
             blocked: Blocked::default(),
             parts: Vec::new(),
+            yielded: false,
             later: fights::Later::default(),
             stood: None,
             last_repairs: repairs::Last::default(),
@@ -228,7 +231,7 @@ impl Reconciler {
                 self.parts = PARTS.to_vec();
                 read_back = begun;
             }
-            let part = self.parts.pop().unwrap_or_default();
+            let part = self.next_part(cause);
             let whole = self.settled.is_none();
             self.reconcile(cause | part);
             if whole || self.settled.is_none() {
@@ -262,6 +265,13 @@ impl Reconciler {
                 Ring::Timeout => cause = Cause::NOTHING,
             }
         }
+    }
+
+    /// What of the timer's look is done beside what has rung: nothing, but every other time, so that who rings waits for one part at most
+    /// and never keeps the rest from being looked at.
+    fn next_part(&mut self, rung: Cause) -> Cause {
+        self.yielded = rung != Cause::NOTHING && !self.yielded;
+        if self.yielded { Cause::NOTHING } else { self.parts.pop().unwrap_or_default() }
     }
 
     /// How long nothing needs to be done if nobody rings.
