@@ -20,8 +20,9 @@ pub(super) fn run(workspace: &Workspace) -> Result<Totals> {
         progress::say(name);
         totals += Totals::one(process::status(&mut command)?.success());
     }
-    // `driven` is the CNI plugin as a runtime drives it. The other tests of their own are the lab's suites.
-    for kind in [&["--lib", "--bins"][..], &["--doc"], &["--test", "driven"]] {
+    // `driven` is the CNI plugin as a runtime drives it, `shapes` the parser and bytes by chance. The other tests of their own are the
+    // lab's suites.
+    for kind in [&["--lib", "--bins"][..], &["--doc"], &["--test", "driven", "--test", "shapes"]] {
         progress::say(format!("cargo test --workspace {}", kind.join(" ")));
         let mut command = programs::cargo(workspace, "test");
         command.arg("--no-fail-fast").args(kind);
