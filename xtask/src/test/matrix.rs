@@ -22,8 +22,9 @@ use crate::programs::Programs;
 use crate::progress;
 use crate::workspace::Workspace;
 
-/// Processors of each guest, and its memory, where nothing else is asked for.
+/// Processors of each guest, and its memory, where nothing else is asked for. One that is alone has up to so many of the host's.
 const CPUS: u8 = 1;
+const MOST_CPUS: usize = 4;
 const MEMORY_MB: u32 = 1024;
 /// For one suite.
 const SECONDS: u32 = 600;
@@ -82,11 +83,12 @@ pub(super) fn run(workspace: &Workspace, programs: &Programs, jobs: &[Job]) -> R
     // The longest first: the last one has the machine to itself, and leaves most of it idle.
     pairs.sort_by_key(|(job, _)| Reverse(job.suites.len()));
     let next = AtomicUsize::new(0);
-    let at_a_time = thread::available_parallelism().map_or(1, NonZero::get).min(pairs.len());
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let at_a_time = processors.min(pairs.len()).max(1);
     let worker = || {
         let mut totals = Totals::default();
         while let Some((job, kernel)) = pairs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            totals += one_kernel(workspace, kernel, programs, job);
+            totals += one_kernel(workspace, kernel, programs, job, processors / at_a_time);
         }
         totals
     };
@@ -98,7 +100,8 @@ pub(super) fn run(workspace: &Workspace, programs: &Programs, jobs: &[Job]) -> R
     Ok(parts.into_iter().sum())
 }
 
-fn one_kernel(workspace: &Workspace, kernel: &Kernel, programs: &Programs, job: &Job) -> Totals {
+/// `processors` are those that no other guest has.
+fn one_kernel(workspace: &Workspace, kernel: &Kernel, programs: &Programs, job: &Job, processors: usize) -> Totals {
     let Job { suites, equipment, .. } = job;
     let name = kernel.series.name;
     let mut run = match Run::new(workspace, name, suites, &equipment.log) {
@@ -121,7 +124,7 @@ fn one_kernel(workspace: &Workspace, kernel: &Kernel, programs: &Programs, job: 
     let script = script(suites, &equipment.variables, equipment.seconds);
     let guest = Guest::new(kernel.clone(), programs.clone(), script)
         .copy(copies)
-        .cpus(equipment.cpus)
+        .cpus(equipment.cpus.max(u8::try_from(processors.min(MOST_CPUS)).unwrap_or(CPUS)))
         .memory_mb(equipment.memory_mb)
         .network(equipment.network)
         .deadline(equipment.deadline)
