@@ -70,7 +70,7 @@ fn serve_on_node(lab: &Lab) -> Result<()> {
     std::thread::spawn(move || {
         node.run(|| -> Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(serve(NODE.to_owned(), SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, NODE_PORT).into()))
+            runtime.block_on(serve(NODE.to_owned(), SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, NODE_PORT).into(), None))
         })
     });
     for ip in [NODE_IP, NODE_SECOND_IP] {

@@ -157,6 +157,9 @@ enum Command {
         /// Where it listens
         #[arg(long)]
         listen: SocketAddr,
+        /// Where it answers HTTP, to say that it is well
+        #[arg(long)]
+        health: Option<SocketAddr>,
     },
 }
 
@@ -264,7 +267,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Pause => cluster::pause(),
         Command::Dial { to } => cluster::dial(to),
         Command::Proxy { log } => block_on(proxy::run(&log)),
-        Command::Serve { name, listen } => block_on(serve::serve(name, listen)),
+        Command::Serve { name, listen, health } => block_on(serve::serve(name, listen, health)),
     }
 }
 

@@ -19,6 +19,10 @@ pub(super) const PROXY_LOG: &str = "/run/lab/ztunnel.jsonl";
 /// The service in front of `app-b`.
 pub(super) const SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 20);
 
+/// Where applications say by HTTP that they are well.
+const HEALTH_PORT: u16 = 8080;
+/// How long a probe may take: a process in a container, on an emulated processor.
+const PROBE_SECONDS: u64 = 10;
 const PROGRAM: &str = "/usr/local/bin/redirect-lab";
 
 /// What makes up an application.
@@ -37,14 +41,18 @@ pub(super) fn namespace(name: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } })
 }
 
-/// One pod that serves on port 80 and is probed there by kubelet; before that it runs `first`, if that is something.
+/// One pod that serves on port 80 and is probed by kubelet in each way that there is; before that it runs `first`, if that is something.
 fn application(namespace: &str, name: &str, first: Option<Value>) -> Value {
-    let probe =
-        json!({ "tcpSocket": { "port": POD_PORT }, "periodSeconds": 2, "timeoutSeconds": 5, "failureThreshold": 3 });
+    let probe = |way: &str, how: Value| json!({ way: how, "periodSeconds": 2, "timeoutSeconds": PROBE_SECONDS, "failureThreshold": 3 });
     let server = json!({
         "name": "server", "image": IMAGE,
-        "command": [PROGRAM, "serve", "--name", name, "--listen", format!("0.0.0.0:{POD_PORT}")],
-        "readinessProbe": probe, "livenessProbe": probe,
+        "command": [
+            PROGRAM, "serve", "--name", name,
+            "--listen", format!("0.0.0.0:{POD_PORT}"), "--health", format!("0.0.0.0:{HEALTH_PORT}"),
+        ],
+        "startupProbe": probe("exec", json!({ "command": [PROGRAM, "--version"] })),
+        "readinessProbe": probe("tcpSocket", json!({ "port": POD_PORT })),
+        "livenessProbe": probe("httpGet", json!({ "path": "/", "port": HEALTH_PORT })),
     });
     let first: Vec<Value> = first.into_iter().collect();
     let spec = json!({ "terminationGracePeriodSeconds": 1, "initContainers": first, "containers": [server] });
