@@ -37,6 +37,7 @@ fn the_agent_in_a_cluster() -> Result<()> {
     checks.check("labels and annotations change", || changes::labels_and_annotations(&mut cluster));
     checks.check("a late end of a former pod leaves the new one alone", || changes::late_end(&mut cluster));
     checks.check("two agents do not fight", || rivals::one_at_a_time(&mut cluster));
+    checks.check("the API server does not answer, and an agent starts", || outage::silent(&mut cluster));
     checks.check("the API server is away while pods come and go, and forgets", || outage::away(&mut cluster));
     checks.check("every right is needed", || rights::each_is_needed(&mut cluster));
     checks.check("nothing says any more that a pod is in the mesh", || rights::cleanup(&mut cluster));

@@ -1,4 +1,4 @@
-//! The API server goes, for a while, and comes back without its history.
+//! The API server answers nobody; it goes, for a while, and comes back without its history.
 
 use std::env;
 use std::fs;
@@ -11,6 +11,7 @@ use redirect_lab::kubernetes::cluster::Cluster;
 use redirect_lab::layout::MESH_NAMESPACE;
 use redirect_lab::operator::meshed;
 use redirect_lab::pod::Pod;
+use redirect_lab::status::Status;
 use redirect_lab::table;
 use redirect_lab::traffic::Traffic;
 use rustix::process::Signal;
@@ -72,6 +73,28 @@ pub(crate) fn away(cluster: &mut Cluster) -> Result<()> {
     let former = |status: &redirect_lab::status::Status| is_settled(status) && !status.meshed("plain");
     cluster.lab.wait_until(FOLLOW, "as before", |status| former(status) && status.pod("churn").is_none())?;
     table::check(&cluster.lab, ZTUNNEL)
+}
+
+/// It takes what is sent to it and says nothing, as one that is overloaded. An agent that starts meanwhile leaves everything as it is, and
+/// when it is heard of again, what stands was right.
+pub(crate) fn silent(cluster: &mut Cluster) -> Result<()> {
+    let options = cluster.agent_options();
+    let traffic = Traffic::start_lasting(&cluster.lab, ZTUNNEL)?;
+    traffic.wait_for_more(ENOUGH)?;
+    cluster.control_plane.api_server()?.signal(Signal::STOP)?;
+    let waits = |status: &Status| status.reconciles > 1 && status.complains("source", "first complete list");
+    let held = cluster.lab.stop_agent(Signal::KILL).and_then(|()| {
+        cluster.lab.start_agent(&options)?;
+        let status = cluster.lab.wait_until(CONVERGE, "without a list", waits)?;
+        traffic.wait_for_more(ENOUGH)?;
+        Ok(status)
+    });
+    cluster.control_plane.api_server()?.signal(Signal::CONT)?;
+    ensure!(held?.total_writes() == 0, "it has written without having heard of any pod");
+    let status = cluster.lab.wait_until(CONVERGE, "settled", |status| status.settled && is_settled(status))?;
+    ensure!(status.total_writes() == 0, "it writes anew: {:?}", status.writes);
+    traffic.wait_for_more(ENOUGH)?;
+    traffic.stop()?.all_is_well()
 }
 
 /// A pod comes, gets a new sandbox with another address, and goes, for as long as the outage lasts. At the end it is there.
