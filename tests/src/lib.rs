@@ -43,6 +43,7 @@ pub mod process;
 pub mod programs;
 pub mod proxy;
 mod reboot;
+pub mod rest;
 pub mod restored;
 pub mod runtime;
 pub mod scoped;

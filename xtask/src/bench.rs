@@ -57,6 +57,15 @@ enum What {
         #[arg(long)]
         rounds: Option<u16>,
     },
+    /// What the agent takes of a processor while nothing happens, beside the rules of no services and of 5,000, in both modes
+    Rest {
+        /// `text` or `json`
+        #[arg(long, default_value = "text")]
+        output: String,
+        /// How long each is measured
+        #[arg(long)]
+        seconds: Option<u16>,
+    },
 }
 
 /// Measures it and writes the figures.
@@ -85,11 +94,15 @@ impl What {
             Self::Program { .. } => &["bpf", "bench"],
             Self::Enrolment { .. } => &["enrolment"],
             Self::Cni { .. } => &["starts"],
+            Self::Rest { .. } => &["rest"],
         }
     }
 
     fn output(&self) -> &str {
-        let (Self::Program { output, .. } | Self::Enrolment { output, .. } | Self::Cni { output, .. }) = self;
+        let (Self::Program { output, .. }
+        | Self::Enrolment { output, .. }
+        | Self::Cni { output, .. }
+        | Self::Rest { output, .. }) = self;
         output
     }
 
@@ -102,6 +115,7 @@ impl What {
                 vec![("--pods", wide(pods)), ("--rounds", wide(rounds)), ("--events", wide(events))]
             }
             Self::Cni { rounds, .. } => vec![("--rounds", wide(rounds))],
+            Self::Rest { seconds, .. } => vec![("--seconds", wide(seconds))],
         }
     }
 }

@@ -23,6 +23,10 @@ pub(crate) struct NodeRules<'a> {
     pub(crate) proxies: Vec<Seated<'a>>,
 }
 
+/// Where chains of ours are, and the chains of the kernel's that lead into them.
+pub(crate) const TABLES: [&str; 2] = ["mangle", "filter"];
+pub(crate) const HOOKS: [&str; 3] = ["PREROUTING", "OUTPUT", "FORWARD"];
+
 /// Every chain that may be ours on the node, for finding what is not wanted any more. Earlier agents had chains in nat.
 pub(crate) fn owned_on_node() -> Vec<Chain> {
     let earlier = ["PREROUTING", "POSTROUTING"].map(|hook| chain("nat", Some(hook), hook, Vec::new()));
@@ -207,6 +211,15 @@ mod tests {
         for rule in prerouting(&NodeRules { tunnel_port: 6081, proxies: Vec::new() }).iter().chain(&output(6081)) {
             let target = rule.split("-g ").nth(1);
             assert!(target.is_none_or(|target| names.iter().any(|name| name == target)), "{rule}");
+        }
+    }
+
+    #[test]
+    fn every_chain_is_where_events_are_heeded() {
+        let node = node_chains(&NodeRules { tunnel_port: 6081, proxies: Vec::new() });
+        for chain in node.iter().chain(&owned_at_proxy()) {
+            assert!(TABLES.contains(&chain.table) && chain.name.starts_with(CHAIN_PREFIX), "{chain:?}");
+            assert!(chain.hook.is_none_or(|hook| HOOKS.contains(&hook)), "{chain:?}");
         }
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod file;
 pub(crate) mod links;
 pub(crate) mod netlink;
 pub(crate) mod netns;
+pub(crate) mod nftables;
 pub(crate) mod process;
 pub(crate) mod sockets;
 pub(crate) mod tc;

@@ -1,6 +1,7 @@
 //! One run: from the snapshot and the node as it is, by way of the plan, to the kernel.
 
 use std::net::Ipv4Addr;
+use std::time::Instant;
 
 use super::apply::{self, Place, Task};
 use super::cause::{Cause, Classes};
@@ -235,10 +236,10 @@ impl Reconciler {
 
     /// kubelet and kube-proxy may start after the agent, in the backend that it did not guess.
     fn reconsider_backend(&mut self) {
-        let later = !self.parts.is_empty() || !self.reconciles.is_multiple_of(RECONSIDER);
-        if self.backend_is_certain || later {
+        if self.backend_is_certain || self.reconsidered.elapsed() < RECONSIDER {
             return;
         }
+        self.reconsidered = Instant::now();
         if let Ok(detected) = backend::detect() {
             if detected.backend != self.backend {
                 tracing::warn!(from = %self.backend, to = %detected.backend, "the host uses another iptables; moving over");

@@ -4,7 +4,7 @@ use std::ops::BitOr;
 
 /// Kinds of things that one teller tells of, or that are read together. Any number of them.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(crate) struct Classes(u8);
+pub(crate) struct Classes(u16);
 
 impl Classes {
     pub(crate) const NONE: Self = Self(0);
@@ -12,14 +12,16 @@ impl Classes {
     pub(crate) const ROUTING: Self = Self(1);
     /// Programs, where they are pinned, and what is in their maps: rtnetlink for tc, inotify for pins.
     pub(crate) const PROGRAMS: Self = Self(1 << 1);
-    /// Whatever nftables holds: the guards, and chains where iptables is a front of nftables.
+    /// Whatever nftables holds, if it is not clear what of it: the guards, and chains where iptables is a front of nftables.
     pub(crate) const NFTABLES: Self = Self(1 << 2);
     pub(crate) const SET: Self = Self(1 << 3);
     pub(crate) const GUARD: Self = Self(1 << 4);
     pub(crate) const CHAIN: Self = Self(1 << 5);
     /// Others' programs ahead of ours: rtnetlink, where they are filters.
     pub(crate) const AHEAD: Self = Self(1 << 6);
-    pub(crate) const ALL: Self = Self((1 << 7) - 1);
+    /// Chains of ours, and those that lead into them, as nftables tells of them.
+    pub(crate) const CHAIN_TOLD: Self = Self(1 << 7);
+    pub(crate) const ALL: Self = Self((1 << 8) - 1);
 
     /// Whether any of `others` is among these.
     pub(crate) const fn any(self, others: Self) -> bool {

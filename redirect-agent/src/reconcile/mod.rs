@@ -45,28 +45,22 @@ mod rehearsal;
 pub(crate) mod repairs;
 mod report;
 mod rollout;
+mod schedule;
 mod scope;
 mod trace;
 
 use apply::Place;
-use cause::{Cause, Classes};
+use cause::Cause;
 use doorbell::{Doorbell, Ring};
+use schedule::{Part, Schedule};
 
 /// How long events gather before they are acted on: one change of the node comes as a burst of them. A pod that waits to start
 /// is not kept waiting by it.
 const GATHER: Duration = Duration::from_millis(5);
 /// A neighbour that never stops changing the node costs us at most this share of a core's time.
 const PACE: Duration = Duration::from_millis(50);
-/// The timer's look at the whole, in parts: what rings meanwhile does not wait for all the processes. The last is the first.
-const PARTS: [Cause; 5] = [
-    Cause::proxy(Classes::CHAIN),
-    Cause::node(Classes::CHAIN),
-    Cause::node(Classes::GUARD),
-    Cause::node(Classes::SET),
-    Cause::CHEAP,
-];
-/// How many runs a guessed backend is kept before it is looked at again.
-const RECONSIDER: u64 = 10;
+/// How long a guessed backend is kept before it is looked at again.
+const RECONSIDER: Duration = Duration::from_secs(10);
 /// After a failure the next try comes no later than this, and sooner at first.
 const RETRY: [Duration; 5] = [
     Duration::from_millis(50),
@@ -118,6 +112,8 @@ pub(crate) struct Reconciler {
     backend: Backend,
     /// Neither configured nor said by Kubernetes: looked at again now and then.
     backend_is_certain: bool,
+    /// When that was.
+    reconsidered: Instant,
     /// The mode in force.
     mode: Mode,
     /// Why it is not the one that was asked for.
@@ -144,9 +140,11 @@ pub(crate) struct Reconciler {
     /// What the programs have counted.
     packets: Packets,
     blocked: Blocked,
-    /// What is still to come of [`PARTS`].
-    parts: Vec<Cause>,
-    /// The last run left them for what had rung.
+    /// What the timer looks at, and when.
+    schedule: Schedule,
+    /// What it looks at in the run that is under way.
+    part: Option<Part>,
+    /// The last run left that for what had rung.
     yielded: bool,
     /// Events that can wait while something is fought over.
     later: fights::Later,
@@ -178,6 +176,7 @@ impl Reconciler {
         let (bpf, fallback) = datapath::start(&config)?;
         let mode = if bpf.is_some() { Mode::Ebpf } else { Mode::Iptables };
         let events = events::watch(&node, Place::Node, &doorbell)?;
+        let schedule = Schedule::new(config.resync, Instant::now());
         let pins = bpf.is_some().then(|| pins::watch(&config.bpf_dir, &doorbell)).flatten();
         Ok(Self {
             config,
@@ -192,6 +191,7 @@ impl Reconciler {
             attachments,
             backend: detected.backend,
             backend_is_certain: detected.certain,
+            reconsidered: Instant::now(),
             mode,
             fallback,
             obstacle: None,
@@ -208,7 +208,8 @@ impl Reconciler {
             repairs: Writes::default(),
             packets: Packets::new(),
             blocked: Blocked::default(),
-            parts: Vec::new(),
+            schedule,
+            part: None,
             yielded: false,
             later: fights::Later::default(),
             stood: None,
@@ -222,23 +223,19 @@ impl Reconciler {
     /// Runs until it is told to stop. The datapath stays, unless the last order was to clean up.
     pub(crate) fn run(mut self) -> anyhow::Result<End> {
         let mut cause = Cause::ANYTHING;
-        let mut read_back = Instant::now();
         loop {
             let begun = Instant::now();
             cause = cause | self.later.take(begun, self.fights.rest(begun).1);
-            // Events that look at a part must not put off the look at the whole: ipset and legacy iptables tell nothing.
-            if self.parts.is_empty() && read_back.elapsed() >= self.config.resync {
-                self.parts = PARTS.to_vec();
-                read_back = begun;
-            }
-            let part = self.next_part(cause);
+            self.part = self.next_part(cause, begun);
             let whole = self.settled.is_none();
-            self.reconcile(cause | part);
+            self.reconcile(cause | self.part.map_or(Cause::NOTHING, Part::cause));
             if whole || self.settled.is_none() {
                 // What does not stand is looked at whole.
-                self.parts.clear();
+                self.schedule.all_done(Instant::now());
+            } else if let Some(part) = self.part {
+                self.schedule.done(part, begun, Instant::now());
             }
-            match self.doorbell.wait(self.timeout(read_back)) {
+            match self.doorbell.wait(self.timeout()) {
                 Ring::Stop => return Ok(End::Stopped),
                 Ring::Cleanup(answer) => {
                     let _beat = heart::begin();
@@ -255,8 +252,9 @@ impl Reconciler {
                 Ring::Changed(what) => {
                     cause = what;
                     self.doorbell.gather(GATHER.max(PACE.saturating_sub(begun.elapsed())));
-                    let (fought_over, rest) = self.fights.rest(Instant::now());
-                    if self.parts.is_empty() && fought_over.includes(cause) {
+                    let now = Instant::now();
+                    let (fought_over, rest) = self.fights.rest(now);
+                    if self.schedule.due(now).is_none() && fought_over.includes(cause) {
                         self.doorbell.gather_while(rest, fought_over);
                     } else {
                         cause = self.put_off(cause);
@@ -268,20 +266,17 @@ impl Reconciler {
     }
 
     /// What of the timer's look is done beside what has rung: nothing, but every other time, so that who rings waits for one part at most
-    /// and never keeps the rest from being looked at.
-    fn next_part(&mut self, rung: Cause) -> Cause {
+    /// and never keeps the rest from being looked at; ipset and legacy iptables tell nothing.
+    fn next_part(&mut self, rung: Cause, now: Instant) -> Option<Part> {
         self.yielded = rung != Cause::NOTHING && !self.yielded;
-        if self.yielded { Cause::NOTHING } else { self.parts.pop().unwrap_or_default() }
+        if self.yielded { None } else { self.schedule.due(now) }
     }
 
     /// How long nothing needs to be done if nobody rings.
-    fn timeout(&self, read_back: Instant) -> Duration {
-        if !self.parts.is_empty() {
-            return Duration::ZERO;
-        }
+    fn timeout(&self) -> Duration {
         let now = Instant::now();
         let usual = match self.failures {
-            0 => self.config.resync.saturating_sub(read_back.elapsed()),
+            0 => self.schedule.wait(now),
             failed => RETRY[failed.min(RETRY.len()) - 1].min(self.config.resync),
         };
         self.later.wait(now, self.fights.rest(now).1).map_or(usual, |put_off| put_off.min(usual))
@@ -317,7 +312,8 @@ impl Reconciler {
         if let Some(pins) = &mut self.pins {
             pins.renew();
         }
-        self.reconciles += u64::from(self.parts.is_empty());
+        // Of the timer's, those that end a round count.
+        self.reconciles += u64::from(self.part.is_none_or(|part| self.schedule.ends_with(part)));
         self.totals.add(&ledger.writes);
         self.count_packets(&ledger);
         let plans = match outcome {

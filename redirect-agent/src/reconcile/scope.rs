@@ -30,11 +30,11 @@ impl Scope {
             // And who stands ahead of them; see `programs`.
             Kind::Qdisc => classes.any(Classes::AHEAD),
             Kind::Map | Kind::Pin => classes.any(Classes::PROGRAMS) || plan.maps != standing.maps,
-            Kind::Set => classes.any(Classes::SET) || plan.set != standing.set,
+            Kind::Set => plan.set.is_some() && classes.any(Classes::SET) || plan.set != standing.set,
             Kind::Guard => classes.any(Classes::GUARD | Classes::NFTABLES) || plan.guards != standing.guards,
             Kind::Chain => {
-                let told = backend == Backend::Nft && !plan.chains.is_empty() && classes.any(Classes::NFTABLES);
-                told || classes.any(Classes::CHAIN) || plan.chains != standing.chains
+                let told = backend == Backend::Nft && classes.any(Classes::NFTABLES | Classes::CHAIN_TOLD);
+                !plan.chains.is_empty() && (told || classes.any(Classes::CHAIN)) || plan.chains != standing.chains
             }
         };
         Self(Kind::ALL.into_iter().filter(|kind| wanted(*kind)).fold(0, |all, kind| all | 1 << kind as u16))
@@ -90,6 +90,10 @@ mod tests {
         assert_eq!(looks(Classes::PROGRAMS, &bare, &bare), [Kind::Map, Kind::Pin, Kind::Program]);
         assert_eq!(looks(Classes::NFTABLES, &bare, &bare), [Kind::Guard], "there are no chains");
         assert_eq!(looks(Classes::NFTABLES, &chained, &chained), [Kind::Guard, Kind::Chain]);
+        assert_eq!(looks(Classes::CHAIN_TOLD, &chained, &chained), [Kind::Chain]);
+        assert_eq!(looks(Classes::CHAIN, &chained, &chained), [Kind::Chain]);
+        assert_eq!(looks(Classes::CHAIN, &bare, &bare), [], "there are no chains");
+        assert_eq!(looks(Classes::NONE, &bare, &chained), [Kind::Chain], "they are to go");
         let legacy = Scope::of(Classes::NFTABLES, Backend::Legacy, &chained, &chained);
         assert!(!legacy.covers(Kind::Chain), "nftables knows nothing of them");
         // A link that is made anew takes with it what hangs on it.

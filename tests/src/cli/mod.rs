@@ -5,6 +5,7 @@ mod cluster;
 mod connect;
 mod enrolment;
 mod pods;
+mod rest;
 mod starts;
 mod watch;
 
@@ -103,6 +104,9 @@ enum Command {
     /// What our CNI plugin adds to the start of a pod (`cargo xtask bench` asks for it)
     #[command(hide = true)]
     Starts(starts::StartsArgs),
+    /// What the agent costs while nothing happens (`cargo xtask bench` asks for it)
+    #[command(hide = true)]
+    Rest(rest::RestArgs),
     /// Run a program where bpf(2) fails with EPERM (the lab starts agents so)
     #[command(name = Lack::Bpf.subcommand(), hide = true)]
     WithoutBpf {
@@ -260,6 +264,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Bpf { command } => bpf::run(&command),
         Command::Enrolment(args) => enrolment::run(args),
         Command::Starts(args) => starts::run(args),
+        Command::Rest(args) => rest::run(args),
         Command::WithoutBpf { command } => Lack::Bpf.exec(&command).map(|never| match never {}),
         Command::WithoutBpffs { command } => Lack::Bpffs.exec(&command).map(|never| match never {}),
         Command::InImage { root, command } => image::exec(&root, &command).map(|never| match never {}),
