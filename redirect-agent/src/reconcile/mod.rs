@@ -154,6 +154,8 @@ pub(crate) struct Reconciler {
     fights: fights::Fights,
     reconciles: u64,
     failures: usize,
+    /// The last run.
+    took: Duration,
 }
 
 impl Reconciler {
@@ -217,6 +219,7 @@ impl Reconciler {
             fights: fights::Fights::default(),
             reconciles: 0,
             failures: 0,
+            took: Duration::ZERO,
         })
     }
 
@@ -229,6 +232,7 @@ impl Reconciler {
             self.part = self.next_part(cause, begun);
             let whole = self.settled.is_none();
             self.reconcile(cause | self.part.map_or(Cause::NOTHING, Part::cause));
+            self.took = begun.elapsed();
             if whole || self.settled.is_none() {
                 // What does not stand is looked at whole.
                 self.schedule.all_done(Instant::now());
@@ -277,9 +281,15 @@ impl Reconciler {
         let now = Instant::now();
         let usual = match self.failures {
             0 => self.schedule.wait(now),
-            failed => RETRY[failed.min(RETRY.len()) - 1].min(self.config.resync),
+            failed => self.pause(failed),
         };
         self.later.wait(now, self.fights.rest(now).1).map_or(usual, |put_off| put_off.min(usual))
+    }
+
+    /// Before the next try after so many that failed. What fails for good is looked at whole each time, and gets a quarter of a processor.
+    fn pause(&self, failed: usize) -> Duration {
+        let pause = RETRY[failed.min(RETRY.len()) - 1].min(self.config.resync);
+        if failed > RETRY.len() { pause.max(self.took * 3) } else { pause }
     }
 
     fn reconcile(&mut self, cause: Cause) {
