@@ -70,6 +70,9 @@ const RETRY: [Duration; 5] = [
     Duration::from_secs(1),
 ];
 
+/// What fails for good and takes long is tried no more often than it has to, and no less often than this.
+const LONG_PAUSE: Duration = Duration::from_secs(10);
+
 /// The proxy that is programmed, with its namespace held open.
 struct Programmed {
     proxy: Proxy,
@@ -289,7 +292,7 @@ impl Reconciler {
     /// Before the next try after so many that failed. What fails for good is looked at whole each time, and gets a quarter of a processor.
     fn pause(&self, failed: usize) -> Duration {
         let pause = RETRY[failed.min(RETRY.len()) - 1].min(self.config.resync);
-        if failed > RETRY.len() { pause.max(self.took * 3) } else { pause }
+        if failed > RETRY.len() { pause.max((self.took * 3).min(LONG_PAUSE)) } else { pause }
     }
 
     fn reconcile(&mut self, cause: Cause) {

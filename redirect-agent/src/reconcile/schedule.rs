@@ -15,6 +15,8 @@ const PARTS: [Cause; 5] = [
 ];
 /// A part gets at most one in so many parts of a processor's time.
 const SHARE: u32 = 10;
+/// And is looked at after this long at the latest, whatever it took: it may have waited for somebody's lock, which costs nothing.
+const LATEST: Duration = Duration::from_secs(10);
 const ALL: u8 = (1 << PARTS.len()) - 1;
 
 /// When each part is due.
@@ -62,7 +64,8 @@ impl Schedule {
     /// The part has been looked at.
     pub(super) fn done(&mut self, part: Part, begun: Instant, now: Instant) {
         self.seen = if self.ends_with(part) { 0 } else { self.seen | 1 << part.0 };
-        self.due[part.0] = now + self.resync.max(now.saturating_duration_since(begun) * SHARE);
+        let rest = (now.saturating_duration_since(begun) * SHARE).min(LATEST);
+        self.due[part.0] = now + self.resync.max(rest);
     }
 
     /// Everything has been looked at.
@@ -111,6 +114,18 @@ mod tests {
         }
         assert_eq!(looks, SHARE - 1);
         assert_eq!(schedule.due[slow.0], long);
+    }
+
+    #[test]
+    fn what_was_held_up_is_not_left_alone_for_long() {
+        let begun = Instant::now();
+        let mut schedule = Schedule::new(RESYNC, begun);
+        let now = begun + LATEST * 6;
+        schedule.done(Part(3), begun, now);
+        assert_eq!(schedule.due[3], now + LATEST);
+        let mut rare = Schedule::new(LATEST * 9, begun);
+        rare.done(Part(3), begun, now);
+        assert_eq!(rare.due[3], now + LATEST * 9);
     }
 
     #[test]
