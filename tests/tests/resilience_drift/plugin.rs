@@ -22,6 +22,11 @@ impl Plugin {
         Ok(Self(Folders::new(lab)?))
     }
 
+    /// Where it has been put.
+    pub(crate) fn of(lab: &Lab) -> Self {
+        Self(Folders::of(lab))
+    }
+
     pub(crate) fn options(&self, options: AgentOptions) -> Result<AgentOptions> {
         self.0.options(options)
     }
