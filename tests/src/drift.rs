@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::backend::Backend;
 use crate::command::Cmd;
-use crate::foreign;
+use crate::foreign::{self, Filter};
 use crate::netns::Netns;
 use crate::node::set_sysctls;
 use crate::snapshot::{Section, Snapshot};
@@ -49,6 +49,8 @@ enum Way {
     Write(String, String),
     /// The pin of a link, which another's program is put into.
     Swap(PathBuf),
+    /// A filter of the agent's, which gets another program of its object.
+    Replace(Filter),
 }
 
 impl Removal {
@@ -58,6 +60,7 @@ impl Removal {
             Way::Run(command, input) => Cmd::line(command).netns(netns).stdin(input).run().map(drop),
             Way::Write(name, value) => set_sysctls(netns, &[(name, value)]),
             Way::Swap(pin) => foreign::take_over(pin),
+            Way::Replace(filter) => filter.take_over(netns),
         }
         .with_context(|| format!("cannot remove {}", self.what))
     }
@@ -101,7 +104,7 @@ pub fn removals(before: &Snapshot, after: &Snapshot, backend: Backend) -> Vec<Re
     for section in [Section::BRIDGE, Section::GUARD] {
         all.extend(tables(section, before.section(section), after.section(section)));
     }
-    all.extend(new(Section::Programs).filter_map(program));
+    all.extend(new(Section::Programs).flat_map(program));
     all
 }
 
@@ -160,16 +163,23 @@ fn entry(line: &str) -> Option<Removal> {
     )
 }
 
-/// A filter, or the qdisc with all its filters. A link of TCX is taken away by its pin.
-fn program(line: &str) -> Option<Removal> {
-    let (kind, command) = match line.split_whitespace().collect::<Vec<_>>()[..] {
-        [device, "clsact"] => ("qdisc removed", format!("tc qdisc del dev {device} clsact")),
+/// A filter, taken away and with another program, or the qdisc with all its filters. A link of TCX is taken away by its pin.
+fn program(line: &str) -> Vec<Removal> {
+    let by = |kind, command| Removal::by(Section::Programs, kind, line, command);
+    match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [device, "clsact"] => vec![by("qdisc removed", format!("tc qdisc del dev {device} clsact"))],
         [device, hook, "clsact", priority, _] => {
-            ("program removed", format!("tc filter del dev {device} {hook} pref {priority}"))
+            let removed = by("program removed", format!("tc filter del dev {device} {hook} pref {priority}"));
+            let swapped = Filter::new(device, hook, priority).map(|filter| Removal {
+                kind: "program swapped",
+                what: format!("another program in {line}"),
+                way: Way::Replace(filter),
+                ..removed.clone()
+            });
+            [Some(removed), swapped].into_iter().flatten().collect()
         }
-        _ => return None,
-    };
-    Some(Removal::by(Section::Programs, kind, line, command))
+        _ => Vec::new(),
+    }
 }
 
 /// Each pinned link in `dir`; with its pin goes the link. Several can be of one device, so which it is does not matter.
@@ -223,8 +233,8 @@ fn sysctls(before: &str, after: &str) -> Vec<Removal> {
         let old = value_of(before, name).or_else(default)?;
         let way = Way::Write(format!("net/ipv4/{name}"), old.clone());
         let (section, what) = (Section::Sysctls, format!("sysctl {line}"));
-        // Of `accept_local` nobody is told (`devinet_conf_proc`, net/ipv4/devinet.c).
-        let told = !name.ends_with("/accept_local");
+        // Nobody is told of `accept_local` (`devinet_conf_proc`, net/ipv4/devinet.c), nor of what is a namespace's.
+        let told = name.starts_with("conf/") && !name.ends_with("/accept_local");
         (old != value).then_some(Removal { what, kind: "sysctl changed", told, section, way })
     };
     after.lines().filter_map(removal).collect()
@@ -292,7 +302,7 @@ mod tests {
     fn each_kind_has_its_command() {
         let command = |removal: Option<Removal>| match removal?.way {
             Way::Run(command, _) => Some(command),
-            Way::Write(..) | Way::Swap(_) => None,
+            Way::Write(..) | Way::Swap(_) | Way::Replace(_) => None,
         };
         assert_eq!(command(link("istioin: <UP> mtu 1450")).as_deref(), Some("ip link del istioin"));
         let line = "istioin inet 192.168.126.1/30 scope global istioin";
@@ -310,11 +320,15 @@ mod tests {
 
     #[test]
     fn programs_go_by_filter_and_by_qdisc() {
-        let what = |line: &str| program(line).map(|removal| removal.way);
-        let run = |command: &str| Some(Way::Run(command.to_owned(), String::new()));
-        assert_eq!(what("veth1 clsact"), run("tc qdisc del dev veth1 clsact"));
-        assert_eq!(what("veth1 ingress clsact 7 redirect_from_p"), run("tc filter del dev veth1 ingress pref 7"));
-        assert_eq!(what("veth1 ingress tcx redirect_from_p"), None);
+        let ways = |line: &str| program(line).into_iter().map(|removal| removal.way).collect::<Vec<_>>();
+        let run = |command: &str| Way::Run(command.to_owned(), String::new());
+        assert_eq!(ways("veth1 clsact"), [run("tc qdisc del dev veth1 clsact")]);
+        let swapped = Way::Replace(Filter::new("veth1", "ingress", "7").unwrap());
+        assert_eq!(
+            ways("veth1 ingress clsact 7 redirect_from_p"),
+            [run("tc filter del dev veth1 ingress pref 7"), swapped]
+        );
+        assert_eq!(ways("veth1 ingress tcx redirect_from_p"), []);
     }
 
     #[test]

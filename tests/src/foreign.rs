@@ -11,7 +11,7 @@ use crate::lab::Lab;
 use crate::netns::Netns;
 use crate::node::ip_batch;
 
-pub use program::{Foreign, Place, Statistics, Verdict, take_over};
+pub use program::{Filter, Foreign, Place, Statistics, Verdict, take_over};
 
 /// A mark that is none of ours, on a connection of somebody else.
 const MARK: &str = "0x1000";

@@ -36,9 +36,12 @@ pub enum Hook {
 }
 
 impl Hook {
-    const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
 
-    const fn name(self) -> &'static str {
+    /// As `tc` calls it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Ingress => "ingress",
             Self::Egress => "egress",

@@ -157,7 +157,7 @@ mod tests {
     fn command(removal: Removal) -> String {
         match removal.way {
             Way::Run(command, _) => command,
-            Way::Write(..) | Way::Swap(_) => String::new(),
+            Way::Write(..) | Way::Swap(_) | Way::Replace(_) => String::new(),
         }
     }
 

@@ -1,11 +1,11 @@
 //! A program of someone else on a device, one of the object's that do nothing. The kernel counts its runs.
 
 use std::path::Path;
-use std::{fmt, fs};
+use std::{fmt, fs, mem};
 
 use anyhow::{Context, Result};
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{NlOptions, TcAttachOptions};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{LinkOrder, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use redirect_common::maps::name;
@@ -72,6 +72,43 @@ pub fn take_over(pin: &Path) -> Result<()> {
     let pinned = PinnedLink::from_pin(pin).with_context(|| format!("cannot open {}", pin.display()))?;
     let swapped = program.attach_to_link(FdLink::from(pinned).try_into()?);
     swapped.map(drop).with_context(|| format!("cannot swap the program of {}", pin.display()))
+}
+
+/// A filter of the agent's.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Filter {
+    device: String,
+    hook: Hook,
+    priority: u16,
+}
+
+impl Filter {
+    /// The handle of the agent's filters; `docs/agent.md` names it.
+    const HANDLE: TcHandle = TcHandle::new(0, 0x7264);
+    /// What its programs are called the agent takes for its own; this one has maps that nobody fills.
+    const OTHER: &str = "redirect_from_ip";
+
+    /// From what `tc` calls them.
+    #[must_use]
+    pub fn new(device: &str, hook: &str, priority: &str) -> Option<Self> {
+        let hook = Hook::ALL.into_iter().find(|known| known.name() == hook)?;
+        Some(Self { device: device.to_owned(), hook, priority: priority.parse().ok()? })
+    }
+
+    /// Puts another program of the object's in its place, as an agent of another version would. It stays.
+    pub fn take_over(&self, netns: &Netns) -> Result<()> {
+        let Self { device, hook, priority } = self;
+        let mut ebpf = load()?;
+        let program: &mut SchedClassifier = ebpf.program_mut(Self::OTHER).context("no such program")?.try_into()?;
+        program.load().context("the kernel does not take the program")?;
+        let swapped = netns.run(|| -> Result<_> {
+            let link = SchedClassifierLink::attached(device, hook.attach_type(), *priority, Self::HANDLE, None)?;
+            Ok(program.attach_to_link(link)?)
+        })?;
+        let id = swapped.with_context(|| format!("cannot swap the program of {device} {hook:?} {priority}"))?;
+        mem::forget(program.take_link(id)?);
+        Ok(())
+    }
 }
 
 /// An attached program. By TCX it goes with the value; a filter may stay, unless it is detached.
