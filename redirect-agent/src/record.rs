@@ -110,6 +110,12 @@ impl Record {
         if self.data.on_seat_b { Seat::B } else { Seat::A }
     }
 
+    /// The seat that the proxy in this namespace has, or takes when it is the one that is programmed.
+    pub(crate) fn seat_of(&self, netns: NetnsId) -> Seat {
+        let follows = self.proxy().is_some_and(|programmed| programmed.netns != netns);
+        if follows { self.seat().other() } else { self.seat() }
+    }
+
     /// Notes, before anything points to it, that a proxy follows the one that is programmed and takes the other seat. The former
     /// drains, or is put among the retired; so is one that drained until now.
     pub(crate) fn follow(
@@ -433,9 +439,12 @@ mod tests {
             [("one", own("net")), ("two", own("mnt")), ("three", own("ipc"))].map(|(name, netns)| proxy(name, netns));
         let node = own("net");
         let mut record = Record::open(directory.path(), node).unwrap();
+        assert_eq!(record.seat_of(one.netns), Seat::A);
         record.set_proxy(&one, None).unwrap();
         assert_eq!((record.seat(), record.draining()), (Seat::A, None));
+        assert_eq!([&one, &two].map(|proxy| record.seat_of(proxy.netns)), Seat::ALL);
         record.follow(&two, None, Some(7)).unwrap();
+        assert_eq!([&one, &two].map(|proxy| record.seat_of(proxy.netns)), Seat::ALL);
         let record_of = |proxy: &Proxy, until| Some(Draining { proxy: proxy.clone(), until });
         assert_eq!((record.seat(), record.draining().cloned()), (Seat::B, record_of(&one, 7)));
         assert!(record.retired().is_empty());

@@ -3,6 +3,7 @@
 
 use core::fmt;
 use core::net::Ipv4Addr;
+use core::ops::RangeInclusive;
 
 /// Bits of an skb or connection mark, and the only bits that a write of this mark may touch.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -98,6 +99,12 @@ impl Vni {
         self.0
     }
 }
+
+/// Source ports of what ztunnel opens in its clients' names, by its seat: `net.ipv4.ip_local_port_range` of its namespace
+/// (Documentation/networking/ip-sysctl.rst), both ends included. A client's connection and the one onward go to the same address and port
+/// from the same address, so the node tells them apart by this port only. Hence none that the kernel gives to clients unless it is told
+/// otherwise (32768 to 60999), and none that the other seat has: two ztunnels know nothing of each other.
+pub const PROXY_PORTS: [RangeInclusive<u16>; 2] = [4096..=18431, 18432..=32767];
 
 /// Number of a routing table.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -243,6 +250,17 @@ mod tests {
             let foreign = !mark.mask();
             assert_eq!(mark.apply(foreign) & foreign, foreign);
             assert!(mark.matches(mark.apply(0xffff_ffff)));
+        }
+    }
+
+    #[test]
+    fn nobody_else_has_the_ports_of_a_seat() {
+        let [a, b] = PROXY_PORTS;
+        let clients = 32_768..=60_999;
+        assert!(a.end() < b.start() && b.end() < clients.start());
+        // The kernel warns of a range whose ends are both even or both odd (`ipv4_local_port_range`, net/ipv4/sysctl_net_ipv4.c).
+        for range in [a, b] {
+            assert_ne!(range.start() % 2, range.end() % 2);
         }
     }
 

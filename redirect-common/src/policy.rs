@@ -4,8 +4,11 @@
 //! First match wins; [`Row`] numbers the rows in their order.
 
 use core::net::IpAddr;
+use core::ops::RangeInclusive;
 
-use crate::names::{CONN_SKIP, Mark, OUTBOUND, PROXY, PROXY_A, PROXY_B, PROXY_RETURN_A, PROXY_RETURN_B, SKIP};
+use crate::names::{
+    CONN_SKIP, Mark, OUTBOUND, PROXY, PROXY_A, PROXY_B, PROXY_PORTS, PROXY_RETURN_A, PROXY_RETURN_B, SKIP,
+};
 use crate::packet::{Packet, TCP, UDP};
 
 /// Which of the two places for a ztunnel is meant. While one follows another both are there, and what began with the one goes
@@ -29,6 +32,16 @@ impl Seat {
         match self {
             Self::A => Self::B,
             Self::B => Self::A,
+        }
+    }
+
+    /// Source ports of what the ztunnel on it opens in its clients' names.
+    #[must_use]
+    pub const fn ports(self) -> RangeInclusive<u16> {
+        let [a, b] = PROXY_PORTS;
+        match self {
+            Self::A => a,
+            Self::B => b,
         }
     }
 

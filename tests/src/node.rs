@@ -8,6 +8,7 @@ use crate::cni::Topology;
 use crate::command::Cmd;
 use crate::layout::{NODE_IP, NODE_SECOND_IP, POD_SUBNET, REMOTE_IP, UPLINK, WIRE_PREFIX};
 use crate::netns::Netns;
+use crate::ports::CHOSEN;
 use crate::state::Options;
 
 /// Modules that a real node has loaded long before; an unloaded one shows up later as an obscure iptables error.
@@ -58,7 +59,12 @@ pub fn set_sysctls(netns: &Netns, values: &[(&str, &str)]) -> Result<()> {
 /// Settings of a fresh netns. They would be the host's, whatever those are: a lab shows the same everywhere.
 pub(crate) fn prepare(netns: &Netns, options: &Options) -> Result<()> {
     let rp_filter = options.rp_filter.to_string();
-    set_sysctls(netns, &[("net/ipv4/conf/all/rp_filter", "0"), ("net/ipv4/conf/default/rp_filter", &rp_filter)])?;
+    let values = [
+        ("net/ipv4/conf/all/rp_filter", "0"),
+        ("net/ipv4/conf/default/rp_filter", &*rp_filter),
+        ("net/ipv4/ip_local_port_range", CHOSEN),
+    ];
+    set_sysctls(netns, &values)?;
     // No duplicate address detection: an address that is tentative for a second makes snapshots differ by chance.
     let names = ["net/ipv6/conf/all/accept_dad", "net/ipv6/conf/default/accept_dad"];
     let ipv6 = netns.run(|| fs::exists("/proc/sys/net/ipv6"))??;

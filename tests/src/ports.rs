@@ -7,9 +7,12 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, ensure};
 
-/// Below those that the kernel chooses (`ip_local_port_range`), so that a segment from one of them is the client's own, and not its
-/// connection onward from the proxy.
-pub const CLIENT_PORTS: Range<u16> = 20_000..32_000;
+/// Of those that pods' kernels choose unless they are told otherwise, and none that any kernel of the lab chooses: neither clients' (see
+/// [`CHOSEN`]), nor ztunnel's, which the agent gives other ones. So a segment from one of them is the client's own, and not its connection
+/// onward from the proxy.
+pub const CLIENT_PORTS: Range<u16> = 33_000..60_000;
+/// What the lab's kernels choose from for whoever does not say (`ip_local_port_range`, both ends included).
+pub(crate) const CHOSEN: &str = "61000 65535";
 
 /// The next of each address. No port is used twice until [`renew`]: a connection of the same ends may not be forgotten everywhere.
 static NEXT: Mutex<BTreeMap<Ipv4Addr, u16>> = Mutex::new(BTreeMap::new());

@@ -93,15 +93,16 @@ const fn goto(priority: RulePriority, mark: Mark, target: RulePriority) -> Rule 
 
 /// The IPv4 address of ztunnel and of the node, where both are known: without either there is no tunnel.
 struct Ends<'a> {
+    seated: Seated<'a>,
     proxy: &'a Proxy,
     proxy_ip: Ipv4Addr,
     node_ip: Ipv4Addr,
 }
 
 fn ends<'a>(inputs: &Inputs<'a>) -> Option<Ends<'a>> {
-    let proxy = inputs.proxy?.proxy;
-    let IpAddr::V4(proxy_ip) = proxy.ip else { return None };
-    Some(Ends { proxy, proxy_ip, node_ip: inputs.node_ip? })
+    let seated = inputs.proxy?;
+    let IpAddr::V4(proxy_ip) = seated.proxy.ip else { return None };
+    Some(Ends { seated, proxy: seated.proxy, proxy_ip, node_ip: inputs.node_ip? })
 }
 
 /// What must stand in the node's namespace.
@@ -162,7 +163,7 @@ pub(crate) fn proxy(inputs: &Inputs<'_>) -> Plan {
         links: TUNNELS.iter().map(link).collect(),
         addresses: TUNNELS.iter().map(|tunnel| address(tunnel.proxy_link, tunnel.proxy_addr)).collect(),
         neighbours: TUNNELS.iter().map(peer).collect(),
-        sysctls: settings::proxy(inputs, &ends.proxy.interface),
+        sysctls: settings::proxy(inputs, ends.seated),
         routes: proxy_routes(&ends),
         rules: PROXY_RULES.to_vec(),
         chains: iptables::proxy_chains(ends.proxy),

@@ -6,10 +6,12 @@ use std::net::IpAddr;
 use redirect_common::names::TUNNELS;
 
 use super::Inputs;
+use crate::proxy::Seated;
 use crate::resources::sysctl::Setting;
 
 const RP_FILTER: &str = "rp_filter";
 const ACCEPT_LOCAL: &str = "accept_local";
+const PORTS: &str = "ip_local_port_range";
 
 /// The node's. Packets arrive with sources whose route leads elsewhere: a meshed pod's IP is routed into `istioin`, and
 /// ztunnel speaks with its clients' addresses, the node's own among them (hence `accept_local`).
@@ -29,10 +31,14 @@ pub(super) fn node(inputs: &Inputs<'_>) -> BTreeMap<Setting, String> {
     settings
 }
 
-/// Those of ztunnel's namespace: what comes out of the tunnels has sources that are routed over its own interface.
-pub(super) fn proxy(inputs: &Inputs<'_>, interface: &str) -> BTreeMap<Setting, String> {
-    let devices = TUNNELS.iter().map(|tunnel| tunnel.proxy_link).chain([interface]);
-    devices.map(|device| (Setting::new(device, RP_FILTER), rp_filter(inputs.all_rp_filter.proxy))).collect()
+/// Those of ztunnel's namespace: what comes out of the tunnels has sources that are routed over its own interface, and what it opens
+/// has ports of its seat.
+pub(super) fn proxy(inputs: &Inputs<'_>, ztunnel: Seated<'_>) -> BTreeMap<Setting, String> {
+    let devices = TUNNELS.iter().map(|tunnel| tunnel.proxy_link).chain([ztunnel.proxy.interface.as_str()]);
+    let checks = devices.map(|device| (Setting::new(device, RP_FILTER), rp_filter(inputs.all_rp_filter.proxy)));
+    let ports = ztunnel.seat.ports();
+    let ports = (Setting::of_netns(PORTS), format!("{} {}", ports.start(), ports.end()));
+    checks.chain([ports]).collect()
 }
 
 /// The kernel uses the larger of an interface's value and `all`'s (`IN_DEV_RPFILTER`, include/linux/inetdevice.h). Where

@@ -242,6 +242,18 @@ fn who_comes_beside_takes_nothing_from_who_is_there() {
     assert_eq!((config(&steady).veth_b, config(&coming).veth_b), (0, 3));
 }
 
+#[test]
+fn two_ztunnels_open_from_ports_of_their_own() {
+    let rollout = Rollout::new();
+    let ports = |seat, proxy| {
+        let proxy = Some(Seated { seat, proxy });
+        let plan = super::proxy(&Inputs { proxy, ..inputs(&rollout.facts, &rollout.meshed, None) });
+        plan.sysctls.get(&Setting::of_netns("ip_local_port_range")).cloned()
+    };
+    assert_eq!(ports(Seat::A, &rollout.former).as_deref(), Some("4096 18431"));
+    assert_eq!(ports(Seat::B, &rollout.next).as_deref(), Some("18432 32767"));
+}
+
 /// What marks and who may leave where has stood before: only links, routes and a rule are left for the turn.
 #[test]
 fn the_turn_changes_nothing_that_marks() {

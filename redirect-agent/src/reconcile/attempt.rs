@@ -225,7 +225,7 @@ impl Reconciler {
             may_bypass: &run.cluster.may_bypass,
             proxy_is_away: self.record.proxy_is_away(),
             traced: &self.trace.addresses,
-            proxy: proxy.map(|proxy| Seated { seat, proxy }),
+            proxy: proxy.map(|proxy| Seated { seat: self.record.seat_of(proxy.netns), proxy }),
             beside: coming.map(|coming| Beside::Coming(on_other(coming))).or_else(draining),
             node_ip: run.node_ip,
             tunnel_port,

@@ -10,7 +10,7 @@ use super::wire::{self, Segment, Tunnel};
 use crate::layout::{NODE, NODE_IP, REMOTE, REMOTE_SERVER};
 use crate::proxy::{Direction, Record};
 
-const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 244, 1, 5), 20_001);
+const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 244, 1, 5), 33_001);
 const ONWARD: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 244, 1, 5), 40_001);
 
 struct Scene {
@@ -133,7 +133,7 @@ fn a_tunnel_to_another_place_is_one() {
 #[test]
 fn a_cookie_under_ends_that_no_proxy_has_is_one() {
     let mut scene = Scene::usual();
-    scene.records[0].client = SocketAddr::V4(SocketAddrV4::new(*CLIENT.ip(), 20_002));
+    scene.records[0].client = SocketAddr::V4(SocketAddrV4::new(*CLIENT.ip(), 33_002));
     assert_eq!(scene.signs(), [Sign::Cookie], "the proxy connected from there for someone else");
     let mut scene = Scene::usual();
     scene.see(NODE, "eth0", SocketAddrV4::new(NODE_IP, 1024), true, false);
@@ -144,7 +144,7 @@ fn a_cookie_under_ends_that_no_proxy_has_is_one() {
 #[test]
 fn an_answer_to_the_proxy_that_passes_it_by_is_one() {
     let server = SocketAddrV4::new(Ipv4Addr::new(10, 244, 1, 6), 80);
-    let client = SocketAddrV4::new(*REMOTE_SERVER.ip(), 20_001);
+    let client = SocketAddrV4::new(*REMOTE_SERVER.ip(), 33_001);
     let end = SocketAddrV4::new(*client.ip(), 40_001);
     let mut scene = Scene::usual();
     scene.ledger.register(Attempt {
@@ -175,7 +175,7 @@ fn a_first_segment_under_the_nodes_address_is_one() {
     scene.see(NODE, "eth0", SocketAddrV4::new(NODE_IP, CLIENT.port()), false, false);
     assert_eq!(scene.signs(), [Sign::Port]);
     let mut scene = Scene::usual();
-    scene.see(NODE, "eth0", SocketAddrV4::new(NODE_IP, 40_000), false, false);
+    scene.see(NODE, "eth0", SocketAddrV4::new(NODE_IP, 61_001), false, false);
     assert!(scene.signs().is_empty(), "the node's own");
 }
 

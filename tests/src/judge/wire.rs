@@ -161,7 +161,7 @@ fn address(bytes: &[u8], at: usize) -> Option<Ipv4Addr> {
 mod tests {
     use super::*;
 
-    const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 244, 1, 5), 20_001);
+    const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 244, 1, 5), 33_001);
     const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(172, 18, 0, 1), 8080);
     const OUTSIDE: Tunnel = Tunnel { source: Ipv4Addr::new(172, 18, 0, 2), destination: Ipv4Addr::new(10, 244, 1, 3) };
 

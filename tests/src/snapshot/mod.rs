@@ -120,7 +120,7 @@ impl Snapshot {
 /// Part of a snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Section {
-    /// Everything below `net.ipv4.conf`, and `net.ipv4.ip_forward`.
+    /// Everything below `net.ipv4.conf`, `net.ipv4.ip_forward` and `net.ipv4.ip_local_port_range`.
     Sysctls,
     /// The tc programs on devices, and the qdiscs that they hang on.
     Programs,
@@ -169,7 +169,9 @@ fn sysctls(netns: &Netns) -> Result<String> {
     netns.run(|| {
         let mut lines = Vec::new();
         collect(Path::new("/proc/sys/net/ipv4/conf"), &mut lines)?;
-        lines.push(format!("ip_forward = {}", fs::read_to_string("/proc/sys/net/ipv4/ip_forward")?.trim()));
+        for name in ["ip_forward", "ip_local_port_range"] {
+            lines.push(format!("{name} = {}", fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"))?.trim()));
+        }
         lines.sort();
         Ok(lines.into_iter().map(|line| line + "\n").collect())
     })?

@@ -22,7 +22,7 @@ use redirect_lab::tally::Tally;
 use redirect_lab::traffic::{Class, DIRECT};
 use rustix::process::Signal;
 
-use scene::{by_proxy, come, follows, judged, seen_by};
+use scene::{by_proxy, come, follows, judged, ports_differ, seen_by};
 
 /// Connections of each stream in each phase.
 const ENOUGH: usize = 4;
@@ -86,7 +86,7 @@ fn side_by_side(tally: &mut Tally, lab: &mut Lab, former: &str, next: &str) -> R
         // One that was on its way meanwhile may still be the former's.
         let late = seen_by(lab, former)? - old;
         ensure!(late <= ENOUGH, "{former} has still seen {late} new connections");
-        Ok(())
+        ports_differ(lab, former, next)
     });
     // Whatever came of it, the next check begins with one ztunnel.
     let ended = gone(lab, former, next);
