@@ -234,8 +234,10 @@ fn sysctls(before: &str, after: &str) -> Vec<Removal> {
         let way = Way::Write(format!("net/ipv4/{name}"), old.clone());
         let (section, what) = (Section::Sysctls, format!("sysctl {line}"));
         // Nobody is told of `accept_local` (`devinet_conf_proc`, net/ipv4/devinet.c), nor of what is a namespace's.
-        let told = name.starts_with("conf/") && !name.ends_with("/accept_local");
-        (old != value).then_some(Removal { what, kind: "sysctl changed", told, section, way })
+        let of_device = name.starts_with("conf/");
+        let kind = if of_device { "sysctl changed" } else { "sysctl of a namespace changed" };
+        let told = of_device && !name.ends_with("/accept_local");
+        (old != value).then_some(Removal { what, kind, told, section, way })
     };
     after.lines().filter_map(removal).collect()
 }
