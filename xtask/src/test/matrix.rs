@@ -1,5 +1,5 @@
-//! Suites in guests: each kernel boots once and runs them all. As many guests at a time as the host has processors, each
-//! with a log of its own.
+//! Suites in guests: each kernel boots once and runs them all. As many guests at a time as the host has processors, unless they are to have
+//! them all, each with a log of its own.
 
 use std::cmp::Reverse;
 use std::fs::File;
@@ -45,6 +45,8 @@ pub(super) struct Job {
 pub(super) struct Equipment {
     pub(super) cpus: u8,
     pub(super) memory_mb: u32,
+    /// One after another, with what processors the host has: for suites of many threads, which wait for one another.
+    pub(super) alone: bool,
     /// Files and folders, below `/copy`.
     pub(super) copies: Vec<PathBuf>,
     /// For the suites' environment, beside their settings.
@@ -65,6 +67,7 @@ impl Default for Equipment {
         Self {
             cpus: CPUS,
             memory_mb: MEMORY_MB,
+            alone: false,
             copies: Vec::new(),
             variables: Vec::new(),
             network: false,
@@ -84,7 +87,8 @@ pub(super) fn run(workspace: &Workspace, programs: &Programs, jobs: &[Job]) -> R
     pairs.sort_by_key(|(job, _)| Reverse(job.suites.len()));
     let next = AtomicUsize::new(0);
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    let at_a_time = processors.min(pairs.len()).max(1);
+    let alone = jobs.iter().any(|job| job.equipment.alone);
+    let at_a_time = if alone { 1 } else { processors.min(pairs.len()).max(1) };
     let worker = || {
         let mut totals = Totals::default();
         while let Some((job, kernel)) = pairs.get(next.fetch_add(1, Ordering::Relaxed)) {

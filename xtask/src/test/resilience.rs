@@ -71,7 +71,8 @@ fn long(arguments: &Arguments, place: usize) -> Option<String> {
 }
 
 fn equipment(long: Option<String>, other: &Path) -> Equipment {
-    let usual = Equipment { log: "resilience".to_owned(), copies: vec![other.to_owned()], ..Equipment::default() };
+    let copies = vec![other.to_owned()];
+    let usual = Equipment { log: "resilience".to_owned(), alone: true, copies, ..Equipment::default() };
     match long {
         Some(share) => {
             Equipment { variables: vec![(LONG, share)], seconds: LONG_SECONDS, deadline: LONG_DEADLINE, ..usual }
