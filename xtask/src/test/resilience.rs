@@ -71,12 +71,15 @@ fn long(arguments: &Arguments, place: usize) -> Option<String> {
 }
 
 fn equipment(long: Option<String>, other: &Path) -> Equipment {
-    let copies = vec![other.to_owned()];
-    let usual = Equipment { log: "resilience".to_owned(), alone: true, copies, ..Equipment::default() };
+    let usual = Equipment { log: "resilience".to_owned(), copies: vec![other.to_owned()], ..Equipment::default() };
     match long {
-        Some(share) => {
-            Equipment { variables: vec![(LONG, share)], seconds: LONG_SECONDS, deadline: LONG_DEADLINE, ..usual }
-        }
+        Some(share) => Equipment {
+            variables: vec![(LONG, share)],
+            seconds: LONG_SECONDS,
+            deadline: LONG_DEADLINE,
+            alone: true,
+            ..usual
+        },
         None => usual,
     }
 }
