@@ -90,8 +90,8 @@ fn nothing_of_iptables(lab: &Lab) -> Result<()> {
         ensure!(!rules.contains(&chain), "there is still {chain}\n{rules}");
     }
     ensure!(!rules.contains("--match-set ztunnel-"), "a rule asks a set\n{rules}");
-    let tables = Cmd::line("nft list tables bridge").netns(&lab.node()).run()?;
-    ensure!(!tables.contains("ztunnel"), "the bridge guard stands: {tables}");
+    let guard = Cmd::line("nft list ruleset bridge").netns(&lab.node()).run()?;
+    ensure!(!guard.contains("hook prerouting"), "the bridge guard looks at what arrives: {guard}");
     Ok(())
 }
 

@@ -19,7 +19,7 @@ use crate::datapaths::iptables::{self, NodeRules};
 use crate::proxy::{Proxy, Seated};
 use crate::resources::address::Address;
 use crate::resources::chain::Chain;
-use crate::resources::guard::{Destination, Guard, GuardedBridge, Guards, Mac, Way};
+use crate::resources::guard::{Destination, Guard, GuardedBridge, GuardedProxy, Guards, Way};
 use crate::resources::link::Geneve;
 use crate::resources::map::Maps;
 use crate::resources::neighbour::Neighbour;
@@ -112,13 +112,12 @@ pub(crate) fn node(inputs: &Inputs<'_>) -> Plan {
     let mut plan = Plan {
         rules: seat_rules.chain(NODE_RULES).collect(),
         sysctls: settings::node(inputs),
-        guards: Guards { bridge: None, destination: Some(Destination { ways: ways(inputs) }) },
+        guards: Guards { bridge: guard(inputs), destination: Some(Destination { ways: ways(inputs) }) },
         ..Plan::default()
     };
     if inputs.modes.contains(&Mode::Iptables) {
         plan.set = Some(inputs.members().collect());
         plan.chains = iptables::node_chains(&rules);
-        plan.guards.bridge = guard(inputs);
     }
     if inputs.modes.contains(&Mode::Ebpf) {
         plan.maps = Some(ebpf::maps(inputs));
@@ -139,13 +138,15 @@ pub(crate) fn node(inputs: &Inputs<'_>) -> Plan {
 
 /// Where what is marked for a ztunnel may leave. A device that is gone names no other: as long as it is, nothing leaves.
 fn ways(inputs: &Inputs<'_>) -> Vec<Way> {
-    let way = |Seated { seat, proxy }: Seated<'_>| {
-        let IpAddr::V4(proxy_ip) = proxy.ip else { return None };
-        let answers = if inputs.beside.is_some() { seat.way_back() } else { PROXY_RETURN };
-        Some(Way { proxy: proxy_ip, port: inputs.tunnel_port, device: proxy.host.device().to_owned(), answers })
-    };
-    // Without a node's address there are no tunnels, and nothing goes to any of them.
-    inputs.node_ip.map(|_| inputs.proxies().filter_map(way).collect()).unwrap_or_default()
+    inputs.proxies().filter_map(|seated| way(inputs, seated)).collect()
+}
+
+/// Without a node's address there are no tunnels, and nothing goes to any of them.
+fn way(inputs: &Inputs<'_>, Seated { seat, proxy }: Seated<'_>) -> Option<Way> {
+    inputs.node_ip?;
+    let IpAddr::V4(proxy_ip) = proxy.ip else { return None };
+    let answers = if inputs.beside.is_some() { seat.way_back() } else { PROXY_RETURN };
+    Some(Way { proxy: proxy_ip, port: inputs.tunnel_port, device: proxy.host.device().to_owned(), answers })
 }
 
 /// What must stand in ztunnel's namespace; nothing without tunnels.
@@ -252,19 +253,22 @@ fn default_via(table: TableId, gateway: Ipv4Addr, device: &str) -> Route {
     }
 }
 
-fn behind_bridge(seated: Seated<'_>) -> Option<(String, Mac)> {
+fn behind_bridge(inputs: &Inputs<'_>, seated: Seated<'_>) -> Option<GuardedProxy> {
     let host = &seated.proxy.host;
-    Some((host.veth.clone(), host.bridge.as_ref()?.1))
+    let mac = host.bridge.as_ref()?.1;
+    Some(GuardedProxy { port: host.veth.clone(), mac, way: way(inputs, seated) })
 }
 
-/// The guard of every bridge that has meshed pods; `None` where no pod is behind a bridge.
+/// The guard of the bridges that ztunnels and, in iptables mode, meshed pods are behind; `None` where there is none of them.
 fn guard(inputs: &Inputs<'_>) -> Option<Guard> {
+    let proxies: Vec<_> = inputs.proxies().filter_map(|seated| behind_bridge(inputs, seated)).collect();
+    if !inputs.modes.contains(&Mode::Iptables) {
+        let is_there = proxies.iter().any(|proxy| proxy.way.is_some());
+        return is_there.then(|| Guard { proxies, ..Guard::default() });
+    }
     let bridges = || inputs.facts.links.iter().filter(|link| link.kind.as_deref() == Some("bridge"));
-    let mut guard = Guard {
-        gateways: bridges().filter_map(|link| link.mac).collect(),
-        proxies: inputs.proxies().filter_map(behind_bridge).collect(),
-        ..Guard::default()
-    };
+    let gateways = bridges().filter_map(|link| link.mac).collect();
+    let mut guard = Guard { gateways, proxies, sees_arrivals: true, ..Guard::default() };
     for pod in inputs.members() {
         let device = inputs.facts.device_of(IpAddr::V4(pod));
         let Some(bridge) = device.filter(|link| link.kind.as_deref() == Some("bridge")) else { continue };

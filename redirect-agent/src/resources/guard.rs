@@ -15,7 +15,7 @@ use crate::kernel::process;
 mod bridge;
 mod destination;
 
-pub(crate) use bridge::{Guard, GuardedBridge, Mac, mac};
+pub(crate) use bridge::{Guard, GuardedBridge, GuardedProxy, Mac, mac};
 pub(crate) use destination::Way;
 
 /// The family of a table of ours.

@@ -25,7 +25,7 @@ pub(super) fn checks(lab: &Lab, mode: Mode) -> Vec<(String, Check)> {
             (list, no_set),
             (lab.options().backend.save().to_owned(), no_pods),
             ("nft list table ip ztunnel".to_owned(), no_pods),
-            ("nft list tables bridge".to_owned(), no_guard),
+            ("nft list table bridge ztunnel".to_owned(), no_arrivals),
             (dump(lab), map),
         ],
     }
@@ -78,9 +78,11 @@ fn no_pods(facts: &Facts, text: &str) -> Vec<String> {
         .collect()
 }
 
-fn no_guard(_facts: &Facts, text: &str) -> Vec<String> {
-    let guards = text.lines().filter(|line| line.contains("ztunnel"));
-    guards.map(|line| format!("a guard of iptables mode stands: {line}")).collect()
+/// Behind a bridge there is the part that looks at what leaves for ztunnel; programs do the rest.
+fn no_arrivals(facts: &Facts, text: &str) -> Vec<String> {
+    let mut wrong = no_pods(facts, text);
+    wrong.extend(text.contains("hook prerouting").then(|| "a guard of iptables mode looks at what arrives".to_owned()));
+    wrong
 }
 
 fn map(facts: &Facts, text: &str) -> Vec<String> {

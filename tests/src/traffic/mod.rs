@@ -73,6 +73,8 @@ struct State {
     attempts: Vec<Tried>,
     /// How many attempts each stream has made.
     made: BTreeMap<&'static str, usize>,
+    /// When each stream's long connection began to say what was answered last.
+    answered: BTreeMap<&'static str, Instant>,
     broken: Vec<Failure>,
     slowest: (Duration, &'static str),
     standing: Vec<(&'static str, SocketAddrV4)>,
@@ -164,6 +166,21 @@ impl Traffic {
         }
     }
 
+    /// Waits until every long connection has had an answer to something that it says from now on. One that breaks is made anew first,
+    /// if there is a judge.
+    pub fn wait_for_long_ones(&self) -> Result<()> {
+        let (now, mut state) = (Instant::now(), self.shared.lock());
+        let silent = |state: &State| {
+            let answered = |name| state.answered.get(name).is_some_and(|begun| *begun >= now);
+            self.names.iter().copied().find(|name| !answered(*name))
+        };
+        let waited = self.shared.changed.wait_timeout_while(state, PATIENCE, |state| silent(state).is_some());
+        state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let silent = silent(&state);
+        ensure!(silent.is_none(), "no long connection of {silent:?} has an answer: {:?}", state.broken);
+        Ok(())
+    }
+
     /// Ends the streams and says what became of them.
     pub fn stop(mut self) -> Result<Report> {
         self.end();
@@ -242,6 +259,12 @@ impl Shared {
         waited.unwrap_or_else(PoisonError::into_inner).0.stop
     }
 
+    /// What a long connection began to say then has been answered.
+    fn answered(&self, stream: &Stream, begun: Instant) {
+        self.lock().answered.insert(stream.name, begun);
+        self.changed.notify_all();
+    }
+
     /// Makes a connection, of which the judge has been told.
     fn connect(&self, stream: &Stream) -> Result<(SocketAddrV4, Result<Session, Failure>)> {
         let (client, cookie) = stream.ticket(self.registry.as_ref())?;
@@ -308,9 +331,12 @@ fn keep_talking(shared: &Shared, stream: &Stream, first: (SocketAddrV4, Session)
     loop {
         if let Some((client, session)) = &mut long {
             let (client, begun) = (*client, Instant::now());
-            if let Err(error) = session.echo() {
-                shared.lock().broken.push(failure(stream, client, begun, &error));
-                long = None;
+            match session.echo() {
+                Ok(()) => shared.answered(stream, begun),
+                Err(error) => {
+                    shared.lock().broken.push(failure(stream, client, begun, &error));
+                    long = None;
+                }
             }
         } else if shared.registry.is_some() {
             // That new connections fail is told by those that are made one after another.

@@ -9,10 +9,11 @@ use anyhow::{Context, Result, ensure};
 use redirect_common::names::{ANNOTATION_ON_PROXY_LOSS, LABEL_MODE, MODE_AMBIENT};
 use redirect_lab::agent::AgentOptions;
 use redirect_lab::client::probe;
+use redirect_lab::command::Cmd;
 use redirect_lab::demo::SETTLE;
 use redirect_lab::harness::watchful;
 use redirect_lab::lab::Lab;
-use redirect_lab::layout::{MESH_NAMESPACE, NODE, PROXY_NAMESPACE, REMOTE};
+use redirect_lab::layout::{MESH_NAMESPACE, NODE, PROXY_NAMESPACE, REMOTE, REMOTE_IP};
 use redirect_lab::pod::Pod;
 use redirect_lab::status::Status;
 use redirect_lab::traffic::{DIRECT, Failure};
@@ -64,11 +65,13 @@ fn bypassed(lab: &mut Lab, options: &AgentOptions, proxy: &str, next: &str) -> R
     scene.goes_on()?;
     held_is_blocked(scene.lab)?;
     a_ghost_changes_nothing(&scene)?;
+    nobody_knows_a_shorter_way(scene.lab)?;
     window.close();
     scene.comes(next)?;
     scene.goes_on()?;
     window.over = Instant::now();
     scene.goes_on()?;
+    scene.traffic.wait_for_long_ones()?;
     judge(scene, &window)?;
     lab.remove_pod(HELD)
 }
@@ -103,6 +106,16 @@ fn a_ghost_changes_nothing(scene: &Scene<'_>) -> Result<()> {
     scene.goes_on()?;
     scene.lab.manifests().remove_pod(&ghost)?;
     scene.lab.wait_until(SETTLE, "bypassed without it", is_bypassed).map(drop)
+}
+
+/// Behind a bridge the way back to ztunnel is one that the kernel would tell pods of. They would send there all that they have for a client,
+/// long after ztunnel has gone (`__ip_do_redirect`, net/ipv4/route.c).
+fn nobody_knows_a_shorter_way(lab: &Lab) -> Result<()> {
+    for pod in ["app-a", "app-b"] {
+        let way = Cmd::line(&format!("ip route get {REMOTE_IP}")).netns(&lab.pod_netns(pod)).run()?;
+        ensure!(!way.contains("redirected"), "{pod} knows another way to {REMOTE_IP}: {way}");
+    }
+    Ok(())
 }
 
 /// In which pods pass.

@@ -41,8 +41,8 @@ const EVERY: [Setting; 4] = [NFT_PTP, LEGACY_BRIDGE, NFT_BRIDGE, LEGACY_PTP];
 
 /// From one kernel of the short form of [`RESILIENCE`] to the next: the oldest in use, and the first with TCX.
 pub(super) const SHORT_STEP: usize = 2;
-/// What each kernel of the matrix is there: the two of the short form have a backend each.
-const RESILIENT: [Setting; 4] = [LEGACY_PTP, NFT_BRIDGE, NFT_PTP, LEGACY_BRIDGE];
+/// What each kernel of the matrix is there: the two of the short form have a backend and a topology each.
+const RESILIENT: [Setting; 4] = [LEGACY_BRIDGE, NFT_BRIDGE, NFT_PTP, LEGACY_PTP];
 
 const IPTABLES: &str = "iptables";
 const EBPF: &str = "ebpf";
@@ -381,7 +381,7 @@ mod tests {
     #[test]
     fn what_breaks_things_is_run_in_both_modes_with_both_backends() {
         let settings = |place| program("resilience_judge", 0).settings(Breadth::Matrix(place), None);
-        assert_eq!(settings(0), [LEGACY_PTP, Setting { mode: EBPF, tc_attach: Some(CLSACT), ..LEGACY_PTP }]);
+        assert_eq!(settings(0), [LEGACY_BRIDGE, Setting { mode: EBPF, tc_attach: Some(CLSACT), ..LEGACY_BRIDGE }]);
         assert_eq!(settings(TCX_SINCE), [NFT_PTP, Setting { mode: EBPF, tc_attach: Some(TCX), ..NFT_PTP }]);
         let ebpf = program("resilience_judge", 0).settings(Breadth::Matrix(0), Some(EBPF));
         assert_eq!(ebpf, settings(0)[1..]);

@@ -13,7 +13,12 @@
 //! It also holds where routes do not: what was marked for ztunnel, and the tunnels' own packets, leave by the device that leads to
 //! ztunnel or not at all. When ztunnel ends, the kernel takes the routes of its veth away at once, and the main table, which is asked
 //! next, has one for everything.
+//!
+//! And it keeps that way to the node. What a pod answers ztunnel leaves by the device that it came in by where both are behind one bridge, of
+//! which the kernel tells the sender (`ip_rt_send_redirect`, `net/ipv4/route.c`): the pod would give ztunnel itself all that it has for that
+//! client, for minutes, be it TCP or not, and when there is no ztunnel, nobody.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
@@ -35,16 +40,14 @@ pub(crate) struct Way {
 }
 
 /// The table as `nft -nn list` prints it: protocol 6 is TCP, direction 0 the original one, address type 2 local; state 0x8 is
-/// new, 0x1 invalid, 0x40 untracked.
+/// new, 0x1 invalid, 0x40 untracked; ICMP type 5 is a redirect.
 pub(super) fn render(ways: &[Way]) -> String {
-    let mut contain = String::new();
-    let mut answers = String::new();
-    // What ztunnel sends to a virtual address of ipvs is sent on as if by the node, in its own name: row 4 gives it the second mark
-    // there, and the first one, which its rule asks ahead of the other's, stays.
-    let answering = |mark: Mark| {
-        let (mask, value) = (SKIP.mask() | mark.mask(), mark.value());
-        format!("ip protocol 6 meta mark & {mask:#010x} == {value:#010x}")
-    };
+    // A meshed pod is routed into its tunnel.
+    let devices: BTreeSet<_> = ways.iter().map(|way| way.device.as_str()).chain([ISTIOIN.node_link]).collect();
+    let (mut contain, mut answers) = (String::new(), String::new());
+    for device in devices {
+        let _ = writeln!(contain, "oifname \"{device}\" icmp type 5 drop");
+    }
     let [no_way, gone, stray] = [Why::Outbound, Why::Answer, Why::Stray].map(Why::drop);
     for Way { proxy, port, device, answers: mark } in ways {
         // Counted as what the tunnel could not send.
@@ -53,8 +56,6 @@ pub(super) fn render(ways: &[Way]) -> String {
     }
     if ways.is_empty() {
         let _ = writeln!(answers, "{} {gone}", answering(PROXY_RETURN));
-    } else {
-        contain = format!("chain contain {{\ntype filter hook output priority 0; policy accept;\n{contain}}}\n");
     }
     let (table, hidden) = (BRIDGE_TABLE, ISTIOOUT.proxy_addr);
     let (into, out) = (ISTIOIN.node_link, ISTIOOUT.node_link);
@@ -86,9 +87,19 @@ type filter hook postrouting priority -300; policy accept;
 ip protocol 6 meta mark {outbound} oifname != \"{out}\" {no_way}
 {answers}ct mark {outbound} ct direction 0 ip daddr {hidden} ip daddr set ct reply ip saddr
 }}
+chain contain {{
+type filter hook output priority 0; policy accept;
 {contain}}}
+}}
 "
     )
+}
+
+/// TCP with this mark of an answer. What ztunnel sends to a virtual address of ipvs is sent on as if by the node, in its own name: row 4 gives
+/// it the second mark there, and the first one, which its rule asks ahead of the other's, stays.
+pub(super) fn answering(mark: Mark) -> String {
+    let (bits, value) = (SKIP.mask() | mark.mask(), mark.value());
+    format!("ip protocol 6 meta mark & {bits:#010x} == {value:#010x}")
 }
 
 #[cfg(test)]
@@ -122,6 +133,7 @@ mod tests {
             ip protocol 6 meta mark & 0x00000240 == 0x00000040 oifname != \"veth1\" counter drop comment \"answer\" \
             ct mark & 0x00000100 == 0x00000100 ct direction 0 ip daddr 192.168.127.2 ip daddr set ct reply ip saddr } \
             chain contain { type filter hook output priority 0; policy accept; \
+            oifname \"istioin\" icmp type 5 drop oifname \"veth1\" icmp type 5 drop \
             ip daddr 10.244.1.6 udp dport 6081 oifname != \"veth1\" drop } }";
         assert_eq!(folded(std::slice::from_ref(&way)), printed);
         let [a, b] = [(1, "veth1", PROXY_RETURN_A), (2, "veth2", PROXY_RETURN_B)].map(|(last, device, answers)| Way {
@@ -132,6 +144,7 @@ mod tests {
         });
         let both = folded(&[a, b]);
         for rule in [
+            "oifname \"veth1\" icmp type 5 drop oifname \"veth2\" icmp type 5 drop ip daddr",
             "ip protocol 6 meta mark & 0x00000250 == 0x00000040 oifname != \"veth1\" counter drop comment \"answer\" \
              ip protocol 6 meta mark & 0x00000250 == 0x00000050 oifname != \"veth2\" counter drop comment \"answer\" ct mark",
             "ip daddr 10.244.1.1 udp dport 6081 oifname != \"veth1\" drop \
@@ -143,7 +156,7 @@ mod tests {
         let none = folded(&[]);
         assert!(
             none.contains("ip protocol 6 meta mark & 0x00000240 == 0x00000040 counter drop")
-                && !none.contains("contain")
+                && !none.contains("udp dport")
         );
     }
 }
