@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_mins(1);
 const RULE: &str = "-A INPUT -s 198.51.100.7 -j RETURN";
 /// For how long another holds the xtables lock.
 const HELD: Duration = Duration::from_secs(20);
+/// After a failure the next run is late, and later each time.
+const RUNS: u64 = 3;
 /// How the names of the agent's chains begin.
 const OURS: &str = "ztunnel-";
 
@@ -81,6 +83,51 @@ fn works(lab: &Lab) -> Result<()> {
     let wrong = table::run_case(lab, ZTUNNEL, CASES[0])?.wrong;
     ensure!(wrong.is_empty(), "{}", wrong.join("; "));
     Ok(())
+}
+
+/// `iptables-nft-save` leaves out a table that holds what iptables has no words for.
+#[test]
+fn a_table_that_iptables_does_not_show_is_not_taken_for_an_empty_one() -> Result<()> {
+    let nft = redirect_lab::state::Options { backend: Backend::Nft, ..options("hidden")? };
+    let mut lab = ScopedLab::up(nft)?;
+    start(&mut lab, &watchful())?;
+    let mut checks = Checks::default();
+    for (netns, table, hook, is_ours) in [
+        (lab.node(), "filter", "FORWARD", lab.mode() == Mode::Iptables),
+        (lab.pod_netns(ZTUNNEL), "mangle", "PREROUTING", true),
+    ] {
+        let name = format!("a rule of nft's in table {table} of {}", netns.name());
+        checks.check(&name, || goes_on_beside(&mut lab, &netns, table, hook, is_ours));
+    }
+    checks.finish()
+}
+
+fn goes_on_beside(lab: &mut Lab, netns: &Netns, table: &str, hook: &str, is_ours: bool) -> Result<()> {
+    let nft = |text: &str| Cmd::line("nft -f -").netns(netns).stdin(text).run();
+    let foreign = format!("ip {table} others");
+    nft(&format!("add table ip {table}\nadd chain {foreign}\nadd rule {foreign} ct state established accept\n"))?;
+    let shown = Cmd::line(Backend::Nft.save()).netns(netns).run()?;
+    ensure!(shown.contains("is incompatible"), "it is shown, and the check is worth nothing:\n{shown}");
+    if is_ours {
+        lab.wait_until(SETTLE, "complaining about the table", |status| status.complains("chain", table))?;
+        let runs = lab.status()?.reconciles;
+        lab.wait_until(SETTLE, "through some runs more", |status| status.reconciles > runs + RUNS)?;
+        let chain = Cmd::line(&format!("nft list chain ip {table} {hook}")).netns(netns).run()?;
+        let jumps = chain.lines().filter(|line| line.contains(&format!("jump {OURS}"))).count();
+        ensure!(jumps == 1, "{jumps} jumps: {chain}");
+        let cleaned = lab.cleanup_agent();
+        ensure!(cleaned.is_err(), "it takes what it does not see for taken away");
+        nft(&format!("delete chain {foreign}\n"))?;
+        lab.cleanup_agent()?;
+        ensure!(!has_chains(netns, Backend::Nft)?, "chains are left");
+        start(lab, &watchful()).map(drop)?;
+    } else {
+        let runs = lab.status()?.reconciles;
+        lab.wait_until(SETTLE, "settled", |status| is_settled(status) && status.reconciles > runs + RUNS)?;
+        nft(&format!("delete chain {foreign}\n"))?;
+    }
+    lab.wait_until(SETTLE, "settled", is_settled)?;
+    works(lab)
 }
 
 #[test]

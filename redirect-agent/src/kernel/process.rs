@@ -178,6 +178,7 @@ mod tests {
     #[test]
     fn input_output_and_status() {
         assert_eq!(run("cat", &[], "hello").unwrap(), "hello");
+        assert_eq!(run("sh", &["-c", "echo beware >&2"], "").unwrap(), "", "what a tool warns of is no failure");
         let error = run("sh", &["-c", "echo no >&2; exit 3"], "").unwrap_err().to_string();
         assert!(error.contains("exit status: 3") && error.contains("no"), "{error}");
         let error = run("/no/such/tool", &[], "").unwrap_err();

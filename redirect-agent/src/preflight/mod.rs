@@ -5,10 +5,12 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::datapaths::iptables;
 use crate::kernel::netns::Netns;
 use crate::kernel::process;
 use crate::plan::node_rules;
 use crate::resources::chain::backend::{self, Backend};
+use crate::resources::chain::hidden;
 use crate::resources::ledger::Problem;
 use crate::resources::rule;
 
@@ -77,6 +79,11 @@ pub(crate) fn tell() {
     }
 }
 
+/// Whether the agent has chains in this table of the node's.
+fn holds_ours(table: &str) -> bool {
+    iptables::owned_on_node().iter().any(|chain| chain.table == table)
+}
+
 /// In rules as `iptables-save` prints them.
 fn in_rules(backend: Backend, save: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -84,6 +91,13 @@ fn in_rules(backend: Backend, save: &str) -> Vec<Finding> {
     for line in save.lines() {
         if let Some(name) = line.strip_prefix('*') {
             table = name;
+        } else if let Some(name) = hidden::table(line).filter(|name| holds_ours(name)) {
+            findings.push(Finding {
+                level: Level::Warning,
+                object: format!("iptables-{backend} -t {name}"),
+                message: hidden::MESSAGE.to_owned(),
+                remedy: hidden::REMEDY.to_owned(),
+            });
         } else if let Some(rule) = line.strip_prefix("-A ").filter(|rule| !backend::is_ours(rule)) {
             let object = format!("iptables-{backend} -t {table} -A {rule}");
             findings.extend(marks::in_rule(&object, rule));

@@ -15,6 +15,7 @@ use crate::kernel::process;
 use crate::resources::chain::backend::Backend;
 
 pub(crate) mod backend;
+pub(crate) mod hidden;
 pub(crate) mod residue;
 
 /// A chain of ours.
@@ -33,6 +34,8 @@ pub(crate) struct Chain {
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Ruleset {
     tables: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+    /// Tables of which nothing is known but that they are there.
+    hidden: BTreeSet<String>,
     /// Packets that rules of ours have dropped; `None` where there is no such rule.
     dropped: Option<u64>,
 }
@@ -62,6 +65,7 @@ pub(crate) fn converge(
     owned: &[Chain],
 ) -> anyhow::Result<()> {
     let observed = context.netns.run(|| observe(backend))??;
+    hidden::ensure_none_is_ours(context, &observed.hidden, desired, owned)?;
     // All of them are about packets to meshed pods.
     let blocked = observed.dropped.filter(|_| !desired.is_empty());
     let reading = |packets| Reading { source: Source::Chain, why: Why::Inbound, packets };
@@ -105,6 +109,8 @@ fn parse(save: &str) -> anyhow::Result<Ruleset> {
                 *ruleset.dropped.get_or_insert_default() += packets;
             }
             table.entry(chain.to_owned()).or_default().push(rule.to_owned());
+        } else if let Some(table) = hidden::table(line) {
+            ruleset.hidden.insert(table.to_owned());
         } else if !line.is_empty() && !line.starts_with('#') {
             bail!("iptables-save: unexpected line {line:?}");
         }
@@ -286,6 +292,13 @@ mod tests {
         assert_eq!(parse(&save(7)).unwrap().dropped, Some(7));
         assert_eq!(parse(STANDING).unwrap().dropped, None);
         assert_eq!(script(&[chain(&["-i a -j DROP"])], &save(7)), None);
+    }
+
+    #[test]
+    fn a_table_that_is_not_shown_is_not_an_empty_one() {
+        let save = "# Table `filter' is incompatible, use 'nft' tool.\n*mangle\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n";
+        assert_eq!(parse(save).unwrap().hidden, BTreeSet::from(["filter".to_owned()]));
+        assert!(parse(STANDING).unwrap().hidden.is_empty());
     }
 
     #[test]

@@ -36,6 +36,11 @@ pub(super) fn remember(context: &mut Context<'_>, backend: Backend, desired: &[C
     context.record.add_made(netns, made.collect())
 }
 
+/// The chains of family ip that stand, each with its table.
+pub(super) fn standing_chains() -> anyhow::Result<BTreeSet<(String, String)>> {
+    Ok(standing(&process::read("nft", &["-j", "list", "chains"])?)?.1)
+}
+
 type Names = BTreeSet<String>;
 
 /// The tables and the chains of family ip in what `nft -j list chains` prints.
