@@ -9,12 +9,13 @@ use anyhow::{Context, Result, ensure};
 use redirect_lab::agent::AgentOptions;
 use redirect_lab::command::Cmd;
 use redirect_lab::demo::{SETTLE, ZTUNNEL};
+use redirect_lab::foreign::{Foreign, Place, Verdict};
 use redirect_lab::harness::{Checks, is_settled, options, watchful};
 use redirect_lab::lab::Lab;
 use redirect_lab::lack::Lack;
-use redirect_lab::mode::Mode;
+use redirect_lab::mode::{Attach, Mode};
 use redirect_lab::operator::{Facts, look};
-use redirect_lab::programs::{Hung, hung};
+use redirect_lab::programs::{Hook, Hung, has_tcx, hung};
 use redirect_lab::scoped::ScopedLab;
 use redirect_lab::table::{self, CASES};
 use rustix::process::Signal;
@@ -29,24 +30,36 @@ const AGAIN: Duration = Duration::from_secs(40);
 /// What others may have on a pod's device that a filter of ours cannot get past.
 struct Obstacle {
     what: &'static str,
-    /// After `tc`; the device is `DEV`.
-    commands: &'static [&'static str],
+    made: Made,
     /// What the agent says of it.
     reason: &'static str,
 }
 
-/// Of the kinds that the `bandwidth` plugin of the CNI project leaves.
-const OBSTACLES: [Obstacle; 2] = [
+/// How it comes to be there.
+#[derive(PartialEq, Eq)]
+enum Made {
+    /// By `tc` with these arguments, of which the first make the qdisc that all goes with; the device is `DEV`.
+    ByTc(&'static [&'static str]),
+    /// A program that ends the chain, attached by TCX.
+    ByTcx,
+}
+
+/// The first two are of the kinds that the `bandwidth` plugin of the CNI project leaves.
+const OBSTACLES: [Obstacle; 3] = [
     Obstacle {
         what: "an ingress qdisc in the place of clsact",
-        commands: &["qdisc add dev DEV ingress"],
+        made: Made::ByTc(&["qdisc add dev DEV ingress"]),
         reason: "ingress qdisc of somebody's",
     },
     Obstacle {
         what: "a filter of another kind at the first priority",
-        commands: &["qdisc add dev DEV clsact", "filter add dev DEV ingress protocol all pref 1 matchall action ok"],
+        made: Made::ByTc(&[
+            "qdisc add dev DEV clsact",
+            "filter add dev DEV ingress protocol all pref 1 matchall action ok",
+        ]),
         reason: "matchall filter",
     },
+    Obstacle { what: "a program that is attached by TCX", made: Made::ByTcx, reason: "tcx program" },
 ];
 
 #[test]
@@ -68,9 +81,10 @@ fn without_bpf_it_is_iptables_mode_and_says_why() -> Result<()> {
         None => println!("this kernel always compiles (CONFIG_BPF_JIT_ALWAYS_ON): its compiler cannot be switched off"),
     }
     let by_filter = watchful().in_mode(Mode::Ebpf).arg("--tc-attach").arg("clsact");
-    for Obstacle { what, commands, reason } in &OBSTACLES {
-        checks.check(&format!("a pod's device has {what}, and then not"), || {
-            obstructed(&mut lab, &by_filter, commands, reason)
+    let has_tcx = has_tcx(&lab.node())?;
+    for obstacle in OBSTACLES.iter().filter(|obstacle| has_tcx || obstacle.made != Made::ByTcx) {
+        checks.check(&format!("a pod's device has {}, and then not", obstacle.what), || {
+            obstructed(&mut lab, &by_filter, obstacle)
         });
     }
     checks.check("an agent that lacks nothing is in ebpf mode", || {
@@ -92,17 +106,24 @@ fn falls_back(lab: &mut Lab, options: &AgentOptions, reason: &str) -> Result<()>
 }
 
 /// The pod is redirected by rules as long as the obstacle is there, and by programs when it is gone.
-fn obstructed(lab: &mut Lab, options: &AgentOptions, commands: &[&str], reason: &str) -> Result<()> {
+fn obstructed(lab: &mut Lab, options: &AgentOptions, obstacle: &Obstacle) -> Result<()> {
     // An agent that ended leaves its own qdisc.
     lab.cleanup_agent()?;
     let device = lab.pod("app-a")?.host_link.clone().context("app-a is not plumbed")?;
     let node = lab.node();
     let tc = |line: &str| Cmd::line(&format!("tc {}", line.replace("DEV", &device))).netns(&node).run().map(drop);
-    commands.iter().try_for_each(|line| tc(line))?;
+    let attach = || Foreign::attach(&node, &device, Hook::Ingress, Attach::Tcx, Place::Early, Verdict::Final);
+    let program = match obstacle.made {
+        Made::ByTc(lines) => lines.iter().try_for_each(|line| tc(line)).map(|()| None)?,
+        Made::ByTcx => Some(attach()?),
+    };
     let begin = fs::metadata(lab.agent_log()).map_or(0, |log| log.len());
     lab.start_agent(options)?;
-    has_fallen_back(lab, usize::try_from(begin)?, reason)?;
-    tc(&commands[0].replace("add", "del"))?;
+    has_fallen_back(lab, usize::try_from(begin)?, obstacle.reason)?;
+    match obstacle.made {
+        Made::ByTc(lines) => tc(&lines[0].replace("add", "del"))?,
+        Made::ByTcx => program.map_or(Ok(()), Foreign::detach)?,
+    }
     let status = lab.wait_until(AGAIN, "in ebpf mode", |status| is_settled(status) && status.mode == "ebpf")?;
     ensure!(status.fallback_reason.is_none(), "it gives a reason: {:?}", status.fallback_reason);
     let wrong = table::run_case(lab, ZTUNNEL, CASES[0])?.wrong;

@@ -1,5 +1,5 @@
 //! Our programs come first on every device: a final verdict of one ahead of ours would keep ours from the packet. Where that cannot be,
-//! status has a note; of filters that only they could move, ahead of the program that judges what a pod or ztunnel sends, it is a problem,
+//! status has a note; of what only they could move, ahead of the program that judges what a pod or ztunnel sends, it is a problem,
 //! and the node falls back to iptables mode (`datapath`).
 
 use std::cell::RefCell;

@@ -29,7 +29,9 @@ fn neighbours_are_left_alone() -> Result<()> {
     let _statistics = Statistics::on()?;
     let mut lab = ScopedLab::up(options("neighbour")?)?;
     let device = lab.pod("app-a")?.host_link.clone().context("app-a is not plumbed")?;
-    let kinds = if has_tcx(&lab.node())? { vec![Attach::Clsact, Attach::Tcx] } else { vec![Attach::Clsact] };
+    // By clsact the agent does not stand beside programs that are attached by TCX (`node_fallback`).
+    let with_tcx = has_tcx(&lab.node())? && Attach::from_environment()? != Some(Attach::Clsact);
+    let kinds = if with_tcx { vec![Attach::Clsact, Attach::Tcx] } else { vec![Attach::Clsact] };
     let mut checks = Checks::default();
 
     let mut others = attach(&lab, &device, &kinds, Place::Early, Verdict::Next)?;

@@ -18,7 +18,7 @@ use crate::kernel::tc::tcx;
 pub(crate) struct Behind {
     /// What stands ahead of it, in order and in words.
     pub(crate) others: Vec<String>,
-    /// Some of it are filters that ours cannot get ahead of, whatever it does: it may never see a packet.
+    /// Some of it ours cannot get ahead of, whatever it does: it may never see a packet.
     pub(crate) for_good: bool,
     /// What stands is the very program that is loaded, and not a former load of the same.
     pub(crate) is_loaded: bool,
@@ -38,11 +38,13 @@ pub(crate) fn ahead_of_us(
         let Some(index) = devices.get(&hook.device).copied() else { continue };
         let list = list(context, hook, index, kind)?;
         let is_loaded = list.iter().any(|program| programs.iter().any(|(_, known)| known.id == program.id()));
-        let (mut others, mut for_good) = (by_tcx(&list, programs), false);
+        let mut others = by_tcx(&list, programs);
+        // No filter is ever ahead of those.
+        let mut for_good = kind == AttachKind::Clsact && !others.is_empty();
         if kind == AttachKind::Clsact && qdiscs.contains_key(&index) {
             let filters = filter::dump(context.netns.netlink(), index, hook.direction)?;
             let foreign = by_filter(&filters);
-            for_good = !foreign.is_empty() && !can_be_first(&filters);
+            for_good |= !foreign.is_empty() && !can_be_first(&filters);
             others.extend(foreign);
         }
         if !others.is_empty() {
@@ -52,12 +54,17 @@ pub(crate) fn ahead_of_us(
     Ok(ahead)
 }
 
-/// Whether others' filters or qdisc on a device still keep a filter of ours from being there, and first.
+/// Whether others' programs, filters or qdisc on a device still keep a filter of ours from being there, and first. In iptables mode, so no
+/// program there is ours.
 pub(crate) fn is_in_the_way(netns: &mut Netns, hook: &Hook) -> anyhow::Result<bool> {
     let links = links::dump(netns.netlink())?;
     let Some(index) = links.iter().find(|link| link.name == hook.device).map(|link| link.index) else {
         return Ok(false);
     };
+    // An error is that of a kernel without TCX.
+    if netns.run(|| tcx::query(&hook.device, hook.direction))?.is_ok_and(|list| !list.is_empty()) {
+        return Ok(true);
+    }
     match (qdisc::dump(netns.netlink())?.get(&index), hook.direction) {
         (None, _) => Ok(false),
         (Some(Qdisc::Ingress), Direction::Egress) => Ok(true),
