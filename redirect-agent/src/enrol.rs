@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use redirect_cni::protocol::AttachmentId;
+use redirect_cni::protocol::{self, AttachmentId};
 use redirect_common::names::{
     ANNOTATION_REDIRECTION, ANNOTATION_SIDECAR, LABEL_MODE, MODE_AMBIENT, PROXY_APP, REDIRECTION_DISABLED, TUNNELS,
 };
@@ -34,6 +34,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) attachments: &'a Book,
     /// The addresses with which pods were meshed last.
     pub(crate) known: &'a Known,
+    /// Attachments of pods that are gone from the snapshot, and whose sandboxes are not.
+    pub(crate) leaving: &'a BTreeSet<AttachmentId>,
 }
 
 /// Addresses of pods by UID.
@@ -121,10 +123,11 @@ pub(crate) fn decide(snapshot: &Snapshot, rules: &Rules<'_>) -> Cluster {
     choose_proxy(&here, rules, &mut cluster);
     let addresses = Addresses { assigned: assign(&here, rules.attachments), known: rules.known };
     let owners = owners(&here, cluster.proxy.as_ref(), &addresses);
-    for pod in &here {
-        let verdict = judge(pod, &namespaces, &owners, &addresses, rules);
+    let judged = here.iter().map(|pod| judge(pod, &namespaces, &owners, &addresses, rules));
+    for verdict in judged.chain(leaving(&namespaces, &owners, rules)) {
         if verdict.state == State::Refused {
-            cluster.problems.push(Problem::new(object(pod), verdict.reason.as_deref().unwrap_or("refused")));
+            let object = format!("pod {}/{}", verdict.namespace, verdict.name);
+            cluster.problems.push(Problem::new(object, verdict.reason.as_deref().unwrap_or("refused")));
         }
         if matches!(verdict.state, State::Meshed) {
             let ips = verdict.ips.iter().filter_map(|ip| match ip {
@@ -141,7 +144,9 @@ pub(crate) fn decide(snapshot: &Snapshot, rules: &Rules<'_>) -> Cluster {
     cluster.problems.extend(impostors(&here, rules));
     let meshed = cluster.pods.iter().filter(|pod| pod.state == State::Meshed);
     cluster.problems.extend(namespaces.on_proxy_loss.problems(&meshed.map(|pod| pod.namespace.as_str()).collect()));
+    let left = rules.attachments.all().iter().filter(|attached| rules.leaving.contains(&attached.id));
     cluster.attached = addresses.assigned.owners;
+    cluster.attached.extend(left.filter_map(|attached| Some((attached.id.clone(), attached.pod.uid.clone()?))));
     cluster.pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
     cluster
 }
@@ -149,14 +154,25 @@ pub(crate) fn decide(snapshot: &Snapshot, rules: &Rules<'_>) -> Cluster {
 /// What namespaces say of their pods.
 struct Namespaces<'a> {
     ambient: BTreeSet<&'a str>,
+    /// Those that are known, where that is to be all.
+    all: Option<BTreeSet<&'a str>>,
     on_proxy_loss: Choices<'a>,
 }
 
 impl<'a> Namespaces<'a> {
     fn of(snapshot: &'a Snapshot, rules: &Rules<'_>) -> Self {
         let all = || snapshot.namespaces.iter().map(|namespace| &**namespace);
+        let names = || all().map(|namespace| namespace.name.as_str());
         let ambient = all().filter(|namespace| namespace.is_ambient).map(|namespace| namespace.name.as_str());
-        Self { ambient: ambient.collect(), on_proxy_loss: Choices::new(rules.on_proxy_loss, all()) }
+        Self {
+            ambient: ambient.collect(),
+            all: snapshot.has_all_namespaces.then(|| names().collect()),
+            on_proxy_loss: Choices::new(rules.on_proxy_loss, all()),
+        }
+    }
+
+    fn is_unheard_of(&self, namespace: &str) -> bool {
+        self.all.as_ref().is_some_and(|all| !all.contains(namespace))
     }
 }
 
@@ -169,9 +185,12 @@ fn judge(
 ) -> PodVerdict {
     let ips = addresses.of(pod);
     let malformed = pod.ips.as_ref().err().cloned();
-    let (state, reason) = match membership(pod, &namespaces.ambient, rules) {
+    let (state, reason) = match membership(pod, namespaces, rules) {
         Err(reason) => (State::NotMeshed, Some(reason)),
-        Ok(()) => match malformed.or_else(|| unusable(pod, &ips, owners, rules)) {
+        Ok(Membership::Unknown) => {
+            (State::Pending, Some(format!("nothing has been heard of its namespace {} yet", pod.namespace)))
+        }
+        Ok(Membership::Mesh) => match malformed.or_else(|| unusable(pod, &ips, owners, rules)) {
             Some(reason) => (State::Refused, Some(reason)),
             None if ips.is_empty() && self::ips(pod).is_empty() => (State::Pending, Some("has no IP yet".to_owned())),
             None if ips.is_empty() => (State::Pending, Some("its network was taken down".to_owned())),
@@ -193,18 +212,48 @@ fn judge(
     }
 }
 
+/// Of a pod that nothing keeps out of the mesh.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Membership {
+    Mesh,
+    /// Its namespace's to say, and that has not been heard of.
+    Unknown,
+}
+
+/// Pods of which nothing is left but their sandboxes: they stay in the mesh, with what is nobody else's by now.
+fn leaving(namespaces: &Namespaces<'_>, owners: &Owners<'_>, rules: &Rules<'_>) -> Vec<PodVerdict> {
+    let mut pods: BTreeMap<&str, PodVerdict> = BTreeMap::new();
+    for attached in rules.attachments.all().iter().filter(|attached| rules.leaving.contains(&attached.id)) {
+        let protocol::Pod { namespace, name, uid: Some(uid) } = &attached.pod else { continue };
+        let pod = pods.entry(uid).or_insert_with(|| PodVerdict {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            uid: uid.clone(),
+            ips: Vec::new(),
+            ended: false,
+            state: State::Meshed,
+            reason: Some("was deleted, and its containers may still run".to_owned()),
+            on_proxy_loss: namespaces.on_proxy_loss.of(namespace),
+        });
+        let free = |ip: &&IpAddr| !owners.contains_key(*ip) && !rules.node_addresses.contains(*ip);
+        pod.ips.extend(attached.ips.iter().filter(free));
+    }
+    pods.into_values().filter(|pod| pod.ips.iter().any(IpAddr::is_ipv4)).collect()
+}
+
 /// Whether the pod belongs to the mesh; the error says why not.
-fn membership(pod: &Pod, ambient: &BTreeSet<&str>, rules: &Rules<'_>) -> Result<(), String> {
+fn membership(pod: &Pod, namespaces: &Namespaces<'_>, rules: &Rules<'_>) -> Result<Membership, String> {
     let namespace = pod.namespace.as_str();
     if is_candidate(pod, rules) {
         return Err("is ztunnel".into());
     }
-    match pod.mode.as_deref() {
-        Some(MODE_AMBIENT) => {}
+    let membership = match pod.mode.as_deref() {
+        Some(MODE_AMBIENT) => Membership::Mesh,
         Some(other) => return Err(format!("label {LABEL_MODE}={other}")),
-        None if ambient.contains(namespace) => {}
+        None if namespaces.ambient.contains(namespace) => Membership::Mesh,
+        None if namespaces.is_unheard_of(namespace) => Membership::Unknown,
         None => return Err(format!("neither it nor namespace {namespace} is labelled {LABEL_MODE}={MODE_AMBIENT}")),
-    }
+    };
     if pod.is_disabled {
         return Err(format!("annotation {ANNOTATION_REDIRECTION}: {REDIRECTION_DISABLED}"));
     }
@@ -217,7 +266,7 @@ fn membership(pod: &Pod, ambient: &BTreeSet<&str>, rules: &Rules<'_>) -> Result<
     if let Some(phase) = pod.ended {
         return Err(format!("has ended (phase {phase})"));
     }
-    Ok(())
+    Ok(membership)
 }
 
 /// Why a pod that belongs to the mesh cannot be meshed.

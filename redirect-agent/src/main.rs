@@ -23,6 +23,7 @@ mod enrol;
 mod facts;
 mod install;
 mod kernel;
+mod leaving;
 mod lock;
 mod metrics;
 mod plan;

@@ -1,7 +1,8 @@
 //! Finding ztunnel: from its pod's IP to its network namespace and to where the node sees it.
 //!
 //! The address alone proves nothing (another namespace may carry the same one), so the namespace is accepted only when its
-//! interface and a veth of the node name each other as peers, and the node's id of the peer's namespace is that namespace's.
+//! interface and a veth of the node name each other as peers, and the node's id of the peer's namespace is that namespace's. A pod with
+//! `CAP_NET_ADMIN` can give its own interface ztunnel's address: of several, one must be known by something else.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -68,13 +69,22 @@ pub(crate) struct ProxyPod {
     pub(crate) ip: IpAddr,
 }
 
+/// What tells namespaces with the same address apart.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Hints<'a> {
+    /// Where the runtime has said that the pod is, or else where it was found before.
+    pub(crate) netns: Option<NetnsId>,
+    /// The node's device that leads to the address.
+    pub(crate) device: Option<&'a str>,
+}
+
 /// Directories where container runtimes keep namespaces by name.
 const NETNS_DIRECTORIES: [&str; 2] = ["/run/netns", "/var/run/netns"];
 
 /// Finds `pod`'s namespace and the node's side of its interface.
-pub(crate) fn locate(node: &mut Netns, pod: &ProxyPod) -> anyhow::Result<(Proxy, Netns)> {
+pub(crate) fn locate(node: &mut Netns, pod: &ProxyPod, hints: Hints<'_>) -> anyhow::Result<(Proxy, Netns)> {
     let node_links = links::dump(node.netlink())?;
-    let mut reasons = Vec::new();
+    let (mut found, mut reasons) = (Vec::new(), Vec::new());
     let mut looked = 0;
     for file in namespaces(node.id()) {
         looked += 1;
@@ -82,12 +92,17 @@ pub(crate) fn locate(node: &mut Netns, pod: &ProxyPod) -> anyhow::Result<(Proxy,
         match examine(node, &node_links, &mut netns, pod.ip) {
             Ok(Examined::Reached(interface, host)) => {
                 let ProxyPod { uid, namespace, name, ip } = pod.clone();
-                return Ok((Proxy { uid, namespace, name, ip, netns: netns.id(), interface, host }, netns));
+                found.push((Proxy { uid, namespace, name, ip, netns: netns.id(), interface, host }, netns));
             }
             Ok(Examined::Another) => {}
             Ok(Examined::Unreached(reason)) => reasons.push(reason),
             Err(error) => reasons.push(format!("{error:#}")),
         }
+    }
+    if !found.is_empty() {
+        let proxies: Vec<_> = found.iter().map(|(proxy, _)| proxy).collect();
+        let chosen = choose(&proxies, hints).with_context(|| format!("find ztunnel by {}", pod.ip))?;
+        return Ok(found.swap_remove(chosen));
     }
     if reasons.is_empty() {
         bail!(
@@ -98,6 +113,25 @@ pub(crate) fn locate(node: &mut Netns, pod: &ProxyPod) -> anyhow::Result<(Proxy,
         );
     }
     bail!("{}", reasons.join("; "))
+}
+
+/// Which of those that have the address is the pod.
+fn choose(found: &[&Proxy], hints: Hints<'_>) -> anyhow::Result<usize> {
+    let only = |fits: &dyn Fn(&Proxy) -> bool| {
+        let mut fitting = found.iter().enumerate().filter(|(_, proxy)| fits(proxy)).map(|(at, _)| at);
+        fitting.next().filter(|_| fitting.next().is_none())
+    };
+    let chosen = only(&|_| true)
+        .or_else(|| only(&|proxy| Some(proxy.netns) == hints.netns))
+        .or_else(|| only(&|proxy| Some(proxy.host.device()) == hints.device));
+    chosen.with_context(|| {
+        let veths: Vec<_> = found.iter().map(|proxy| proxy.host.veth.as_str()).collect();
+        format!(
+            "several network namespaces have it, behind {}, and nothing tells which of them is ztunnel's; the others are of pods that \
+             have given it to themselves: end these",
+            veths.join(" and ")
+        )
+    })
 }
 
 /// Finds a namespace by its identity. `None` says that there is none, and not that it could not be looked for.
@@ -208,4 +242,32 @@ fn nsid(netlink: &mut Netlink, netns: &Netns) -> anyhow::Result<Option<i32>> {
         _ => None,
     });
     Ok(ids.into_iter().next_back())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_that_have_the_address_one_must_be_known() {
+        let netns = |ino| NetnsId::told(redirect_cni::protocol::NetnsId { dev: 4, ino });
+        let proxy = |ino, veth: &str| Proxy {
+            uid: "u".into(),
+            namespace: "istio-system".into(),
+            name: "ztunnel".into(),
+            ip: IpAddr::from([10, 0, 0, 9]),
+            netns: netns(ino),
+            interface: "eth0".into(),
+            host: HostSide { veth: veth.into(), bridge: None },
+        };
+        let (pod, ztunnel) = (proxy(1, "veth1"), proxy(2, "veth2"));
+        let both = [&pod, &ztunnel];
+        let at = |netns, device| choose(&both, Hints { netns, device }).ok();
+        assert_eq!(choose(&[&ztunnel], Hints::default()).unwrap(), 0);
+        assert_eq!(at(Some(netns(2)), None), Some(1));
+        assert_eq!(at(Some(netns(2)), Some("veth1")), Some(1), "the runtime knows better than a route");
+        assert_eq!(at(Some(netns(3)), Some("veth2")), Some(1));
+        assert_eq!(at(None, Some("cni0")), None);
+        assert_eq!(at(None, None), None);
+    }
 }

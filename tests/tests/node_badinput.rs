@@ -5,16 +5,20 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use redirect_common::names::{TABLE_SEAT_A, TABLE_SEAT_B, TableId};
 use redirect_lab::command::Cmd;
 use redirect_lab::demo::ZTUNNEL;
-use redirect_lab::harness::{Checks, settled};
+use redirect_lab::harness::{Checks, settled, start, watchful};
 use redirect_lab::lab::Lab;
-use redirect_lab::layout::{MESH_NAMESPACE, NODE_IP, NODE_SECOND_IP, PLAIN_NAMESPACE, PROXY_NAMESPACE};
+use redirect_lab::layout::{
+    MESH_NAMESPACE, NODE_IP, NODE_SECOND_IP, PLAIN_NAMESPACE, POD_LINK, PROXY_NAMESPACE, REMOTE_IP,
+};
 use redirect_lab::node::ip_batch;
 use redirect_lab::operator::meshed;
 use redirect_lab::pod::Pod;
 use redirect_lab::status::Status;
 use redirect_lab::table::{self, CASES, Expect};
+use rustix::process::Signal;
 
 const NOTICE: Duration = Duration::from_secs(30);
 
@@ -88,6 +92,7 @@ fn it_is_named_and_everything_else_works() -> Result<()> {
     });
     checks.check("pods behind a link that is no veth", || behind_macvlan(&lab));
     checks.check("a ztunnel in a namespace that is not the configured one", || impostor(&mut lab));
+    checks.check("pods that give themselves ztunnel's address", || usurpers(&mut lab));
     checks.finish()
 }
 
@@ -116,6 +121,18 @@ fn without_a_ztunnel_that_can_be_found_meshed_pods_are_blocked_and_no_one_else()
         let rows = table::run(&lab, "ztunnel-real")?;
         ensure!(rows.iter().all(|row| row.wrong.is_empty()), "{}", table::render(&rows));
         Ok(())
+    });
+    checks.check("another's route where a ztunnel's would stand keeps nobody from it when the former has gone", || {
+        let routes = [TABLE_SEAT_A, TABLE_SEAT_B]
+            .map(|TableId(table)| format!("route add default via {REMOTE_IP} table {table}"));
+        ip_batch(&lab.node(), &routes.each_ref().map(String::as_str))?;
+        lab.remove_pod("ztunnel-real")?;
+        lab.add_pod(Pod::proxy(PROXY_NAMESPACE, "ztunnel-next")?)?;
+        lab.wait_until(NOTICE, "settled", |status| status.proxied_by("ztunnel-next"))?;
+        let wrong = table::run_case(&lab, "ztunnel-next", CASES[0])?.wrong;
+        ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+        let removed = routes.map(|route| route.replace(" add ", " del "));
+        ip_batch(&lab.node(), &removed.each_ref().map(String::as_str))
     });
     checks.finish()
 }
@@ -150,6 +167,31 @@ fn impostor(lab: &mut Lab) -> Result<()> {
     let seen = redirect_lab::proxy::read(&lab.proxy_log("impostor"), 0)?.0;
     ensure!(seen.is_empty(), "the impostor saw {seen:?}");
     lab.remove_pod("impostor")
+}
+
+/// With `CAP_NET_ADMIN` a pod can do that. Nobody is taken for ztunnel for it, also by an agent that starts.
+fn usurpers(lab: &mut Lab) -> Result<()> {
+    let ip = lab.pod(ZTUNNEL)?.ip()?;
+    let pods = ["app-a", "app-b", "plain", "plain-b"].map(|pod| lab.pod_netns(pod));
+    let each = |verb: &str| {
+        let line = format!("addr {verb} {ip}/32 dev {POD_LINK}");
+        pods.iter().try_for_each(|pod| ip_batch(pod, &[&line]))
+    };
+    each("add")?;
+    let veth = lab.pod(ZTUNNEL)?.host_link.clone();
+    let outcome = restarted(lab).and_then(|status| {
+        ensure!(status.proxied_by(ZTUNNEL) && status.proxy.veth == veth, "it is {:?}, not {veth:?}", status.proxy);
+        Ok(())
+    });
+    each("del")?;
+    // Behind a bridge they may have answered for it.
+    Cmd::line("ip neigh flush all").netns(&lab.node()).run()?;
+    outcome.and_then(|()| works(lab))
+}
+
+fn restarted(lab: &mut Lab) -> Result<Status> {
+    lab.stop_agent(Signal::KILL)?;
+    start(lab, &watchful())
 }
 
 /// A pod of the mesh that exists only on paper.

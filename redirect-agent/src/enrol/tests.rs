@@ -15,7 +15,7 @@ fn pod(namespace: &str, name: &str, ip: &str) -> Value {
     json!({
         "metadata": { "namespace": namespace, "name": name, "uid": format!("uid-{name}"),
             "creationTimestamp": "2024-01-01T00:00:00Z", "labels": {}, "annotations": {} },
-        "spec": { "nodeName": "n1", "containers": [] },
+        "spec": { "nodeName": "n1", "hostNetwork": false, "containers": [] },
         "status": { "phase": "Running", "podIP": ip, "hostIP": "172.18.0.2",
             "conditions": [{ "type": "Ready", "status": "True" }] }
     })
@@ -39,6 +39,16 @@ fn cluster_with(pods: &[Value], attachments: &Book) -> Cluster {
 }
 
 fn cluster_after(pods: &[Value], attachments: &Book, known: &Known) -> Cluster {
+    cluster_in(false, pods, attachments, known, &BTreeSet::new())
+}
+
+fn cluster_in(
+    has_all_namespaces: bool,
+    pods: &[Value],
+    attachments: &Book,
+    known: &Known,
+    leaving: &BTreeSet<AttachmentId>,
+) -> Cluster {
     let namespaces = [
         namespace("mesh", &json!({ LABEL_MODE: MODE_AMBIENT })),
         namespace("default", &json!({})),
@@ -46,8 +56,9 @@ fn cluster_after(pods: &[Value], attachments: &Book, known: &Known) -> Cluster {
     ];
     let snapshot = Snapshot {
         namespaces: namespaces.iter().map(read).collect(),
+        has_all_namespaces,
         pods: pods.iter().map(read).collect(),
-        problems: Vec::new(),
+        ..Snapshot::default()
     };
     let node_addresses = BTreeSet::from(["172.18.0.2".parse().unwrap()]);
     let proxy_namespace = "istio-system";
@@ -58,6 +69,7 @@ fn cluster_after(pods: &[Value], attachments: &Book, known: &Known) -> Cluster {
         node_addresses: &node_addresses,
         attachments,
         known,
+        leaving,
     };
     decide(&snapshot, &rules)
 }
@@ -82,6 +94,40 @@ fn labels_and_annotations() {
     }
     let enabled = json!({ ANNOTATION_REDIRECTION: "enabled" });
     assert_eq!(state(with(app(), "/metadata/annotations", enabled)).0, State::Meshed);
+}
+
+#[test]
+fn a_namespace_that_has_not_been_heard_of() {
+    let state = |is_kubernetes, pod: Value| {
+        cluster_in(is_kubernetes, &[pod], &Book::default(), &Known::new(), &BTreeSet::new()).pods[0].state
+    };
+    let app = || pod("new", "app", "10.0.0.1");
+    assert_eq!(state(true, app()), State::Pending);
+    assert_eq!(state(false, app()), State::NotMeshed);
+    assert_eq!(state(true, pod("default", "app", "10.0.0.1")), State::NotMeshed);
+    // What it says itself needs no namespace.
+    assert_eq!(state(true, with(app(), "/metadata/labels", json!({ LABEL_MODE: MODE_AMBIENT }))), State::Meshed);
+    assert_eq!(state(true, with(app(), "/metadata/labels", json!({ LABEL_MODE: "none" }))), State::NotMeshed);
+    assert_eq!(state(true, with(app(), "/spec/hostNetwork", json!(true))), State::NotMeshed);
+}
+
+#[test]
+fn a_pod_that_is_gone_but_for_its_sandbox() {
+    let left = attached("c1", "app", Some("uid-app"), &["10.0.0.1", "10.0.0.2"]);
+    let (id, all) = (left.id.clone(), book(&[left]));
+    let after = |pods: &[Value], leaving: &BTreeSet<AttachmentId>| {
+        let cluster = cluster_in(false, pods, &all, &Known::new(), leaving);
+        let states = cluster.pods.iter().map(|pod| (pod.name.clone(), pod.state)).collect::<BTreeMap<_, _>>();
+        (states, cluster.meshed.iter().map(ToString::to_string).collect::<Vec<_>>(), cluster.attached.len())
+    };
+    let leaving = BTreeSet::from([id]);
+    let app = ("app".to_owned(), State::Meshed);
+    assert_eq!(after(&[], &leaving), (BTreeMap::from([app.clone()]), vec!["10.0.0.1".into(), "10.0.0.2".into()], 1));
+    assert_eq!(after(&[], &BTreeSet::new()), (BTreeMap::new(), Vec::new(), 0));
+    // What another has by now is the other's.
+    let heir = pod("default", "heir", "10.0.0.1");
+    let states = BTreeMap::from([app, ("heir".to_owned(), State::NotMeshed)]);
+    assert_eq!(after(&[heir], &leaving), (states, vec!["10.0.0.2".into()], 1));
 }
 
 #[test]
@@ -251,8 +297,9 @@ fn who_may_pass_without_a_ztunnel_is_said_by_namespaces_and_by_whole_pods() {
             node_addresses: &node_addresses,
             attachments: &attachments,
             known: &known,
+            leaving: &BTreeSet::new(),
         };
-        decide(&Snapshot { namespaces, pods, problems: Vec::new() }, &rules)
+        decide(&Snapshot { namespaces, pods, ..Snapshot::default() }, &rules)
     };
     let [block, bypass] = [OnProxyLoss::Block, OnProxyLoss::Bypass];
     for (word, all, passes) in [

@@ -8,12 +8,15 @@ use super::cause::{Cause, Classes};
 use super::scope::Scope;
 use super::{Plans, Programmed, RECONSIDER, Reconciler, cleanup, events};
 use crate::bpf;
+use crate::cni::book::Book;
 use crate::config::Mode;
 use crate::enrol::{self, Cluster};
 use crate::facts::{self, Facts};
 use crate::kernel::links;
+use crate::kernel::netns::NetnsId;
+use crate::leaving;
 use crate::plan::{self, Beside, Inputs, Plan};
-use crate::proxy::{self, Proxy, Seated};
+use crate::proxy::{self, Hints, Proxy, Seated};
 use crate::resources::blocked;
 use crate::resources::chain::backend;
 use crate::resources::ledger::Ledger;
@@ -36,6 +39,7 @@ impl Reconciler {
         self.reconsider_mode();
         let facts = Facts::observe(&mut self.node)?;
         ledger.blocked.extend(blocked::of_tunnels(&facts.links));
+        let leaving = leaving::look(self.node.id(), &snapshot, &look.book, self.record.known())?;
         let cluster = enrol::decide(
             &snapshot,
             &enrol::Rules {
@@ -45,6 +49,7 @@ impl Reconciler {
                 node_addresses: &facts.addresses,
                 attachments: &look.book,
                 known: self.record.known(),
+                leaving: &leaving,
             },
         );
         // Before anything is made of them: an agent that starts anew must know them too.
@@ -54,7 +59,7 @@ impl Reconciler {
         let node_ip = self.node_ip(&cluster, &facts, ledger);
         self.release_ended(&cluster);
         self.look_after_drain(&cluster)?;
-        let next = self.next_proxy(&cluster, ledger);
+        let next = self.next_proxy(&cluster, &look.book, &facts, ledger);
         let plans = self.converge(Run { cause, facts: &facts, cluster: &cluster, node_ip }, next, ledger)?;
         if ledger.problems.is_empty() {
             self.clean_retired(ledger);
@@ -89,7 +94,7 @@ impl Reconciler {
     }
 
     /// The proxy to program now, when it is another than the one that is programmed.
-    fn next_proxy(&mut self, cluster: &Cluster, ledger: &mut Ledger) -> Option<Programmed> {
+    fn next_proxy(&mut self, cluster: &Cluster, book: &Book, facts: &Facts, ledger: &mut Ledger) -> Option<Programmed> {
         let pod = cluster.proxy.as_ref()?;
         if let Some(current) = &mut self.programmed
             && current.proxy.uid == pod.uid
@@ -98,7 +103,13 @@ impl Reconciler {
         {
             return None;
         }
-        let located = proxy::locate(&mut self.node, pod).and_then(|(proxy, netns)| {
+        let attached = book.all().iter().find(|known| cluster.attached.get(&known.id) == Some(&pod.uid));
+        let recorded = || self.record.proxy().filter(|known| known.uid == pod.uid).map(|known| known.netns);
+        let hints = Hints {
+            netns: attached.map(|known| NetnsId::told(known.netns)).or_else(recorded),
+            device: facts.device_of(pod.ip).map(|link| link.name.as_str()),
+        };
+        let located = proxy::locate(&mut self.node, pod, hints).and_then(|(proxy, netns)| {
             let events = events::watch(&netns, Place::Proxy, &self.doorbell)?;
             Ok(Programmed { proxy, netns, _events: events })
         });
@@ -251,8 +262,9 @@ impl Reconciler {
     /// Chains of ours in a backend that is not used any more go when the new ones stand: in between, both mark alike.
     fn leave_other_backends(&mut self, programmed: Option<&mut Programmed>, ledger: &mut Ledger) -> anyhow::Result<()> {
         let others: Vec<_> = self.record.backends().iter().copied().filter(|other| *other != self.backend).collect();
-        // In the namespace of one that drains they stay as long as it does.
-        if others.is_empty() || !ledger.problems.is_empty() || self.record.draining().is_some() {
+        // In the namespace of one that drains they stay as long as it does, and then are taken out of it (`clean_retired`).
+        let may_be_elsewhere = self.record.draining().is_some() || !self.record.retired().is_empty();
+        if others.is_empty() || !ledger.problems.is_empty() || may_be_elsewhere {
             return Ok(());
         }
         let mut proxy = programmed.map(|programmed| &mut programmed.netns);

@@ -58,7 +58,8 @@ impl Reconciler {
     }
 
     /// Has `next` be the one that the node's plan is for. If it follows another, all that it needs on the node stands before that, and
-    /// the other drains. Gives back who it is to be: not `next` when that could not be done, which is tried again.
+    /// the other drains. Gives back who it is to be: not `next` when that could not be done, which is tried again. One that has ended is no
+    /// reason to stay: what is wrong then, be it with another pod's route, would cut off all others.
     pub(super) fn turn_to(&mut self, run: Run<'_>, next: Programmed, ledger: &mut Ledger) -> anyhow::Result<Turn> {
         let Some(former) = self.record.proxy().filter(|former| former.netns != next.proxy.netns).cloned() else {
             self.record.set_proxy(&next.proxy, run.node_ip)?;
@@ -76,13 +77,14 @@ impl Reconciler {
             self.converge_node(run, former.as_mut(), None, ledger)?;
         }
         let plan = self.converge_node(run, former.as_mut(), Some(&next.proxy), ledger)?;
-        if ledger.problems.len() > before {
+        let failed = ledger.problems.len() > before;
+        if failed && former.is_some() {
             return Ok(Turn { to: former, beside: None });
         }
         let until = now()?.saturating_add(self.config.drain_timeout.as_secs());
         self.record.follow(&next.proxy, run.node_ip, former.is_some().then_some(until))?;
         self.draining = former.map(|former| former.netns);
-        Ok(Turn { to: Some(next), beside: Some(plan) })
+        Ok(Turn { to: Some(next), beside: (!failed).then_some(plan) })
     }
 
     /// The ztunnel that is to be followed, if it still runs. After a restart it is on record only.

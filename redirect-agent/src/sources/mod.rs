@@ -18,6 +18,8 @@ pub(crate) use object::{Namespace, Pod};
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Snapshot {
     pub(crate) namespaces: Vec<Arc<Namespace>>,
+    /// Each pod's namespace is to be among them: one that is not has not been heard of yet. Else it is one without labels.
+    pub(crate) has_all_namespaces: bool,
     pub(crate) pods: Vec<Arc<Pod>>,
     /// What could not be read; it does not keep the rest from being used.
     pub(crate) problems: Vec<Problem>,

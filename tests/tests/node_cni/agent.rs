@@ -10,6 +10,7 @@ use redirect_lab::demo::ZTUNNEL;
 use redirect_lab::harness::{Checks, start, watchful};
 use redirect_lab::lab::Lab;
 use redirect_lab::layout::{MESH_NAMESPACE, PLAIN_NAMESPACE};
+use redirect_lab::operator::meshed;
 use redirect_lab::pod::Pod;
 use redirect_lab::runtime::{Chain, Sandbox, address, refused};
 use redirect_lab::starter::{first_act, waiting, watch};
@@ -33,6 +34,7 @@ pub(crate) fn all(checks: &mut Checks, lab: &mut Lab, named: &dyn Fn(&str) -> St
     checks.check(&named("what does not belong to the mesh starts"), || outsiders(lab));
     checks.check(&named("an end takes a pod out, whatever its status says"), || ends(lab));
     checks.check(&named("a late end takes nothing from the next pod"), || late_end(lab));
+    checks.check(&named("a pod that is deleted with force stays until its sandbox ends"), || deleted(lab));
     checks.check(&named("GC forgets what is not valid"), || collected(lab));
     checks.check(&named("without ztunnel pods of the mesh wait, and no others"), || no_proxy(lab));
     checks.check(&named("the agent is away and comes back"), || away(lab));
@@ -140,6 +142,35 @@ fn late_end(lab: &Lab) -> Result<()> {
     lab.wait_until(NOTICE, "without the old pod", |status| status.pod("old").is_none())?;
     ensure!(whose(&lab.status()?), "with the old pod went the new one's address");
     new.end(lab, &one)
+}
+
+/// Its object is gone at once, and its containers have their grace period; also for an agent that starts then.
+fn deleted(lab: &mut Lab) -> Result<()> {
+    let chain = chain(lab);
+    let mut running = run(lab, &chain, pod(MESH_NAMESPACE, "deleted")?)?;
+    running.show(lab)?;
+    let ip = address(&running.result)?;
+    is_known(lab, "deleted")?;
+    lab.manifests().remove_pod(&running.pod)?;
+    // Changes are read one after another: who has seen this one has seen that.
+    let marker = pod(PLAIN_NAMESPACE, "marker")?;
+    lab.manifests().put_pod(&marker)?;
+    is_known(lab, "marker")?;
+    lab.manifests().remove_pod(&marker)?;
+    for agent in ["the agent", "the next agent"] {
+        ensure!(meshed(lab)?.contains(&ip), "{agent} has taken it out");
+        is_proxied(lab, &running.sandbox).with_context(|| agent.to_owned())?;
+        lab.stop_agent(Signal::KILL)?;
+        start(lab, &watchful())?;
+    }
+    chain.del(&running.sandbox, Some(&running.result))?;
+    lab.wait_until(NOTICE, "rid of the pod", |status| status.settled && status.pod("deleted").is_none())?;
+    ensure!(!meshed(lab)?.contains(&ip), "{ip} is still in the datapath");
+    Ok(())
+}
+
+fn is_known(lab: &Lab, name: &str) -> Result<()> {
+    lab.wait_until(NOTICE, &format!("told of {name}"), |status| status.settled && status.pod(name).is_some()).map(drop)
 }
 
 fn collected(lab: &Lab) -> Result<()> {

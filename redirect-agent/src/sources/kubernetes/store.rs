@@ -101,6 +101,7 @@ impl Store {
         Some(Snapshot {
             pods: pods.values().map(|object| Arc::clone(&object.pod)).collect(),
             namespaces: namespaces.values().map(|object| Arc::clone(&object.namespace)).collect(),
+            has_all_namespaces: true,
             problems: Vec::new(),
         })
     }
