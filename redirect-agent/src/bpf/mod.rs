@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 use aya::maps::{MapData, MapInfo, PerCpuArray};
@@ -22,7 +21,7 @@ use crate::kernel::file;
 use crate::resources::blocked::Packets;
 use crate::resources::pin::Pins;
 use crate::resources::program::{self, AttachKind, Programs};
-use crate::trace::{self, Tap};
+use crate::trace::{self, Reader};
 
 /// The object, of the same build as this agent.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("REDIRECT_EBPF_OBJECT"));
@@ -50,7 +49,7 @@ pub(crate) struct Bpf {
     pub(crate) pins: Pins,
     pub(crate) kind: AttachKind,
     /// What the programs say of packets of a traced pod.
-    pub(crate) tap: Arc<Tap>,
+    pub(crate) reader: Reader,
 }
 
 /// What is asked of it.
@@ -91,8 +90,8 @@ pub(crate) fn open(options: &Options<'_>) -> anyhow::Result<Bpf> {
     let pins = Pins::open(&folders(options.dir), &maps_dir(options.dir))?;
     let programs = load_programs(&mut ebpf)?;
     let kind = choose(options.attach, &programs)?;
-    let tap = trace::start(&mut ebpf)?;
-    Ok(Bpf { ebpf, programs, pins, kind, tap })
+    let reader = trace::start(&mut ebpf)?;
+    Ok(Bpf { ebpf, programs, pins, kind, reader })
 }
 
 impl Bpf {
@@ -120,7 +119,7 @@ impl Bpf {
         let map = self.ebpf.map(name::TRACING).context("no map TRACING")?;
         let map: PerCpuArray<_, [u64; 3]> = PerCpuArray::try_from(map)?;
         let unwritten: u64 = map.get(&0, 0)?.iter().map(|words| Tracing::from_words(*words).lost).sum();
-        Ok(unwritten + self.tap.lost())
+        Ok(unwritten + self.reader.lost())
     }
 }
 

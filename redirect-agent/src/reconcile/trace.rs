@@ -24,7 +24,7 @@ impl Reconciler {
         let Some(bpf) = &self.bpf else { return };
         let wanted = self.doorbell.traced();
         if wanted != self.trace.pod {
-            bpf.borrow().tap.set(wanted.is_some());
+            bpf.borrow().reader.set(wanted.is_some());
             self.trace.lost_before = lost(&bpf.borrow());
             self.trace.pod = wanted;
         }

@@ -20,7 +20,7 @@ use crate::status::Status;
 mod line;
 mod reader;
 
-pub(crate) use reader::{Tap, start};
+pub(crate) use reader::{Reader, start};
 
 /// How long the loop may take to bring it to the programs.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,7 +1,8 @@
 //! Reads what the programs write, on a thread of its own: whatever pods send, nothing else waits for it. The kernel's buffer has
 //! a size, each processor writes so many lines a second, and here so many are shown; the rest is counted.
 
-use std::os::fd::AsFd as _;
+use std::io::{PipeReader, PipeWriter, pipe};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -20,9 +21,17 @@ use super::line;
 const MOST: u32 = 100;
 const SECOND: Duration = Duration::from_secs(1);
 
+/// What the loop has of the thread that reads, which ends with this.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    tap: Arc<Tap>,
+    /// Never written to: that it is closed is what the thread waits for.
+    _runs: PipeWriter,
+}
+
 /// Between the loop, which opens and closes it, and the thread that reads.
 #[derive(Default, Debug)]
-pub(crate) struct Tap {
+struct Tap {
     open: AtomicBool,
     lost: AtomicU64,
     window: Mutex<Window>,
@@ -36,24 +45,26 @@ struct Window {
 }
 
 /// Throws away what was left by earlier agents, and goes on reading what the programs write.
-pub(crate) fn start(ebpf: &mut Ebpf) -> anyhow::Result<Arc<Tap>> {
+pub(crate) fn start(ebpf: &mut Ebpf) -> anyhow::Result<Reader> {
     let tap = Arc::new(Tap::default());
-    let mut reader = EbpfLogger::init_with_logger(ebpf, Shown(Arc::clone(&tap))).context("read the programs' log")?;
-    reader.flush();
+    let mut log = EbpfLogger::init_with_logger(ebpf, Shown(Arc::clone(&tap))).context("read the programs' log")?;
+    log.flush();
+    let (end, runs) = pipe().context("make a pipe")?;
     let body = move || {
-        while wait(&reader) {
-            reader.flush();
+        while wait(&log, &end) {
+            log.flush();
         }
     };
     thread::Builder::new().name("trace".into()).spawn(body).context("start to read the programs' log")?;
-    Ok(tap)
+    Ok(Reader { tap, _runs: runs })
 }
 
 /// Waits until something was written; whether it is worth to go on.
-fn wait(reader: &EbpfLogger<Shown>) -> bool {
+fn wait(log: &impl AsFd, end: &PipeReader) -> bool {
     loop {
-        match poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
-            Ok(_) => return true,
+        let mut both = [PollFd::new(log.as_fd(), PollFlags::POLLIN), PollFd::new(end.as_fd(), PollFlags::empty())];
+        match poll(&mut both, PollTimeout::NONE) {
+            Ok(_) => return !both[1].any().unwrap_or(true),
             Err(Errno::EINTR) => {}
             Err(error) => {
                 tracing::warn!(%error, "the programs' log cannot be read any more");
@@ -63,17 +74,19 @@ fn wait(reader: &EbpfLogger<Shown>) -> bool {
     }
 }
 
-impl Tap {
+impl Reader {
     /// Whether lines are shown from now on.
     pub(crate) fn set(&self, open: bool) {
-        self.open.store(open, Ordering::Relaxed);
+        self.tap.open.store(open, Ordering::Relaxed);
     }
 
-    /// Lines that were not shown, since the agent started.
+    /// Lines that were not shown, since the programs were loaded.
     pub(crate) fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+        self.tap.lost.load(Ordering::Relaxed)
     }
+}
 
+impl Tap {
     /// Whether one more line may be shown at `now`.
     fn admits(&self, now: Instant) -> bool {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,14 +128,28 @@ impl Log for Shown {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
 
     #[test]
     fn so_many_lines_a_second_and_the_rest_is_counted() {
         let (tap, now) = (Tap::default(), Instant::now());
         let shown = (0..MOST + 7).filter(|_| tap.admits(now)).count();
-        assert_eq!((shown, tap.lost()), (MOST as usize, 7));
+        let lost = || tap.lost.load(Ordering::Relaxed);
+        assert_eq!((shown, lost()), (MOST as usize, 7));
         assert!(tap.admits(now + SECOND));
-        assert_eq!(tap.lost(), 7);
+        assert_eq!(lost(), 7);
+    }
+
+    #[test]
+    fn who_reads_ends_with_who_asked_for_it() {
+        let ((mut log, mut program), (end, runs)) = (pipe().unwrap(), pipe().unwrap());
+        program.write_all(b"line").unwrap();
+        assert!(wait(&log, &end));
+        log.read_exact(&mut [0; 4]).unwrap();
+        let thread = thread::spawn(move || wait(&log, &end));
+        drop(runs);
+        assert!(!thread.join().unwrap());
     }
 }
