@@ -12,8 +12,8 @@ const OWN: u32 = 3;
 pub const MAX_PODS: u32 = 65_536;
 /// Flows remembered of TCP, and as many of UDP, unless configured.
 pub const DEFAULT_FLOWS: u32 = 65_536;
-/// Addresses of the node that the map has room for.
-pub const MAX_NODE_ADDRESSES: u32 = 1024;
+/// Addresses of the node that the map has room for: kube-proxy's ipvs mode gives the node one of each Service.
+pub const MAX_NODE_ADDRESSES: u32 = 65_536;
 /// Bridge ports that the map has room for.
 pub const MAX_PORTS: u32 = 4096;
 
