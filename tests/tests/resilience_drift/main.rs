@@ -72,7 +72,7 @@ fn whatever_changes_is_put_back() -> Result<()> {
     let mut random = Random::new(SEED);
     for round in 1..=often(ROUNDS, ROUNDS_LONG) {
         let place = &places[random.below(4) / 3];
-        let things: Vec<_> = (0..AT_ONCE).map(|_| &place.breaks[random.below(place.breaks.len())]).collect();
+        let things = place.several(&mut random);
         let names: Vec<_> = things.iter().map(|thing| thing.what.as_str()).collect();
         let name = format!("{}: five at once, round {round}: {}", place.name, names.join("; "));
         checks.check(&name, || place.puts_back(&mut lab, &things, &mut figures));
@@ -99,9 +99,10 @@ fn a_fight_is_told_of_and_costs_little() -> Result<()> {
 
 /// What is broken for the third time in a minute is taken for a fight, and put back a second later. The next agent knows nothing of it.
 fn forget_fights(lab: &mut Lab) -> Result<()> {
-    if lab.status()?.fights == 0 {
-        return Ok(());
-    }
+    if lab.status()?.fights == 0 { Ok(()) } else { next_agent(lab) }
+}
+
+fn next_agent(lab: &mut Lab) -> Result<()> {
     lab.stop_agent(Signal::TERM)?;
     start(lab, &Plugin::of(lab).options(watchful())?).map(drop)
 }
@@ -131,6 +132,19 @@ impl Place {
         Ok(Self { name, netns, golden, breaks })
     }
 
+    /// Different things at random, of which no more than two are of one kind of object: a link that is broken three times is fought over.
+    fn several(&self, random: &mut Random) -> Vec<&Removal> {
+        let mut things: Vec<&Removal> = Vec::new();
+        while things.len() < AT_ONCE {
+            let thing = &self.breaks[random.below(self.breaks.len())];
+            let alike = things.iter().filter(|other| other.section == thing.section).count();
+            if alike < 2 && !things.contains(&thing) {
+                things.push(thing);
+            }
+        }
+        things
+    }
+
     /// What is not as it was.
     fn text(&self, sections: &[Section]) -> Result<String> {
         let differs = self.golden.part(sections).diff(&Snapshot::shape(&self.netns, sections)?);
@@ -139,7 +153,12 @@ impl Place {
 
     /// Breaks some things, the first of which must be there, and waits until everything is as it was.
     fn puts_back(&self, lab: &mut Lab, things: &[&Removal], figures: &mut Figures) -> Result<()> {
-        forget_fights(lab)?;
+        // Of several one or the other was broken before, and is counted on.
+        if things.len() > 1 {
+            next_agent(lab)?;
+        } else {
+            forget_fights(lab)?;
+        }
         let maps = self.maps(lab)?;
         let before = lab.status()?.total_repairs();
         let begun = SystemTime::now();
