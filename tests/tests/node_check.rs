@@ -12,11 +12,14 @@ use redirect_lab::scoped::ScopedLab;
 use redirect_lab::snapshot::Snapshot;
 
 const POLICY_RULE: &str = "rule add fwmark 0x200/0xf00 lookup 2004 priority 9";
-/// In the mangle and raw tables; the last is what Calico has.
-const RULES: [(&str, &str); 3] = [
+/// A chain as Calico's, in the raw table.
+const CALICO: &str = "cali-PREROUTING";
+/// In the mangle and raw tables; the last is in Calico's chain.
+const RULES: [(&str, &str); 4] = [
     ("mangle", "PREROUTING -i eth9 -j MARK --set-xmark 0x100/0xf00"),
     ("mangle", "PREROUTING -i eth9 -j CONNMARK --restore-mark --nfmask 0x80 --ctmask 0x80"),
     ("raw", "PREROUTING -i eth9 -m rpfilter --invert -j DROP"),
+    ("raw", "cali-PREROUTING -m mark --mark 0x40000/0x40000 -m rpfilter --validmark --invert -j DROP"),
 ];
 
 #[test]
@@ -25,6 +28,7 @@ fn neighbours_in_the_way_are_named() -> Result<()> {
     let mut checks = Checks::default();
     checks.check("a node with kube-proxy is fine", || is_fine(&lab));
     ip_batch(&lab.node(), &[POLICY_RULE])?;
+    iptables(&lab, "raw", "-N", CALICO)?;
     for (table, rule) in RULES {
         iptables(&lab, table, "-A", rule)?;
     }
@@ -33,11 +37,12 @@ fn neighbours_in_the_way_are_named() -> Result<()> {
         let (good, said) = lab.check_node()?;
         ensure!(!good, "it would break: {said}");
         let lines: Vec<_> = said.lines().collect();
-        ensure!(lines.len() == 3, "{said}");
+        ensure!(lines.len() == 4, "{said}");
         for (line, words) in lines.iter().zip([
             ["problem: ip rule 9: fwmark 0x200/0xf00", "0x300 of the mark"],
             ["problem: iptables-", "--set-xmark 0x100/0xf00"],
-            ["warning: iptables-", "rpfilter"],
+            ["rpfilter --invert", "leave out ztunnel's veth"],
+            ["rpfilter --validmark", "set workloadSourceSpoofing to Any"],
         ]) {
             ensure!(words.iter().all(|word| line.contains(word)), "{line} has not {words:?}");
         }
@@ -58,6 +63,7 @@ fn neighbours_in_the_way_are_named() -> Result<()> {
     for (table, rule) in RULES {
         iptables(&lab, table, "-D", rule)?;
     }
+    iptables(&lab, "raw", "-X", CALICO)?;
     checks.check("a node with the agent is fine", || {
         start(&mut lab, &watchful())?;
         is_fine(&lab)?;
