@@ -15,8 +15,9 @@ use crate::trace::Target;
 /// Sends the TCP traffic of an ambient mesh's pods on this node to the node's ztunnel.
 ///
 /// Run it in the node's network namespace, as root. It builds the GENEVE links istioin and istioout, routing tables 100 to
-/// 102, policy rules 100 to 103 (103 and 104, and 97 and 98, while one ztunnel follows another), the chains ztunnel-* and the set ztunnel-pods-ips, keeps them as they must be, and follows
-/// pods and ztunnel as they come and go. Ending it changes no packet's fate; `redirect-agent cleanup` takes everything away.
+/// 102 and policy rules 100 to 103 (tables 103 and 104 and rules 97 and 98 too while one ztunnel follows another), in
+/// iptables mode the chains ztunnel-* and the set ztunnel-pods-ips, keeps them as they must be, and follows pods and ztunnel
+/// as they come and go. Ending it changes no packet's fate; `redirect-agent cleanup` takes everything away.
 #[derive(Parser, Debug)]
 #[command(version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -44,10 +45,10 @@ pub(crate) enum Command {
     Rules(Rules),
 }
 
-/// Where the agent keeps its record, its lock and its socket.
+/// Where the agent keeps its record and attachments, its lock and its sockets.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct StateDir {
-    /// Directory of the agent's record, lock and socket; on tmpfs, as a reboot ends what it describes.
+    /// Directory of the agent's record, attachments, lock and sockets; on tmpfs, as a reboot ends what it describes.
     #[arg(long, value_name = "DIR", default_value = "/run/redirect")]
     pub(crate) state_dir: PathBuf,
 }
@@ -242,7 +243,7 @@ pub(crate) struct Cleanup {
     /// Where no agent runs: take the annotation off the pods of this node as well, in a cluster or with --kubeconfig.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: Option<String>,
-    /// How to reach the API server [default: $KUBECONFIG, else the service account of the pod that this runs in]
+    /// How to reach the API server [default: in a cluster $KUBECONFIG, else the service account of the pod that this runs in]
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
     #[command(flatten)]

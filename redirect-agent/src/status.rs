@@ -38,7 +38,7 @@ pub(crate) struct Status {
     pub(crate) backend: Option<Backend>,
     /// The last run ended with everything as planned, and none has been under way for long.
     pub(crate) ready: bool,
-    /// As `ready`, and that was read back.
+    /// The last run ended with everything as planned, read back, whatever the one that is under way does.
     pub(crate) settled: bool,
     pub(crate) reconciles: u64,
     /// The run that is under way, when it takes too long.

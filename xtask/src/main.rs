@@ -39,7 +39,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Installs what is missing: Debian packages, bpf-linker, cargo-deny, the guests' kernels
+    /// Installs what is missing: Debian packages, bpf-linker, cargo-deny, the guests' kernels and QEMU
     Setup,
     /// Builds the BPF object
     BuildEbpf,

@@ -57,11 +57,11 @@ use schedule::{Part, Schedule};
 /// How long events gather before they are acted on: one change of the node comes as a burst of them. A pod that waits to start
 /// is not kept waiting by it.
 const GATHER: Duration = Duration::from_millis(5);
-/// A neighbour that never stops changing the node costs us at most this share of a core's time.
+/// From the begin of one run to that of the next, at least, where a neighbour never stops changing the node.
 const PACE: Duration = Duration::from_millis(50);
 /// How long a guessed backend is kept before it is looked at again.
 const RECONSIDER: Duration = Duration::from_secs(10);
-/// After a failure the next try comes no later than this, and sooner at first.
+/// After a failure the next try comes this much later; one that fails for good is tried less often where a run takes long (`pause`).
 const RETRY: [Duration; 5] = [
     Duration::from_millis(50),
     Duration::from_millis(100),

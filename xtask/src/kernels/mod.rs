@@ -23,7 +23,7 @@ pub(crate) struct Series {
     prefix: &'static str,
 }
 
-/// Oldest first. The first is the oldest that is supported (`bpf_redirect_peer` is of 5.10).
+/// Oldest first. The first is the oldest that is supported (`bpf_redirect_neigh` is of 5.10).
 pub(crate) const MATRIX: [Series; 4] = [
     Series { name: "5.10", prefix: "5.10." },
     Series { name: "6.1", prefix: "6.1." },

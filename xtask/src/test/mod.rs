@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     /// Only suites whose name contains this (not for part unit)
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     suite: String,
-    /// Only nodes in this mode: iptables or ebpf (parts lab, vm and resilience; part kubernetes takes ebpf, if nothing is said)
+    /// Only nodes in this mode: iptables or ebpf (parts all, lab, vm, resilience and cluster; part kubernetes takes ebpf, if nothing is said)
     #[arg(long, value_name = "MODE", value_parser = ["iptables", "ebpf"])]
     mode: Option<String>,
     /// How long the API server stays away (part kubernetes)
