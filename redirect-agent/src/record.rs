@@ -57,9 +57,6 @@ impl Record {
             file::remove(&directory.join(UNREAD))?;
             record.check_node(node)?;
         }
-        if cfg!(feature = "other-layout") {
-            record.change(Data::be_of_another_version)?;
-        }
         Ok(record)
     }
 
@@ -171,7 +168,12 @@ impl Record {
 
     /// Notes them; those of others are forgotten.
     pub(crate) fn set_known(&mut self, known: Known) -> anyhow::Result<()> {
-        if self.data.known == known { Ok(()) } else { self.change(|data| data.known = known) }
+        self.change(|data| {
+            data.known = known;
+            if cfg!(feature = "other-layout") {
+                data.be_of_another_version();
+            }
+        })
     }
 
     /// Namespaces of former proxies.

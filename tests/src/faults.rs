@@ -1,6 +1,7 @@
 //! Writes of the agent that fail: by a file that only an agent of the lab looks at, and only if it was built with debug checks.
 //! What the file says is described in `redirect-agent/src/kernel/fault.rs`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
@@ -41,6 +42,40 @@ impl fmt::Display for How {
     }
 }
 
+/// A write to the node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Point {
+    /// The way it takes, and what is written: `netlink new route`.
+    pub what: String,
+    /// So many of the same come first.
+    pub skip: usize,
+}
+
+impl Point {
+    /// Which way it takes.
+    #[must_use]
+    pub fn way(&self) -> &str {
+        self.what.split(' ').next().unwrap_or_default()
+    }
+
+    fn all(text: &str) -> Vec<Self> {
+        let mut seen = BTreeMap::<&str, usize>::new();
+        let number = |what| {
+            let next = seen.entry(what).or_default();
+            *next += 1;
+            Self { what: what.to_owned(), skip: *next - 1 }
+        };
+        text.lines().map(number).collect()
+    }
+}
+
+/// As `netlink new route #3`.
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} #{}", self.what, self.skip + 1)
+    }
+}
+
 impl Lab {
     /// The file that says which write is to fail.
     pub(crate) fn faults_file(&self) -> PathBuf {
@@ -56,9 +91,9 @@ impl Lab {
         self.order("count")
     }
 
-    /// From now on writes are listed, and the one after `skip` others fails.
-    pub fn want_fault(&self, how: How, skip: usize) -> Result<()> {
-        self.order(&format!("{how} {skip}"))
+    /// From now on writes are listed, and this one fails. It is looked for by what it is, as there may be others ahead of it this time.
+    pub fn want_fault(&self, how: How, point: &Point) -> Result<()> {
+        self.order(&format!("{how} {} {}", point.skip, point.what))
     }
 
     /// From now on writes are listed, and the one after `skip` others hangs until [`Self::end_faults`].
@@ -74,11 +109,11 @@ impl Lab {
         fs::rename(&new, self.faults_file()).with_context(|| format!("cannot ask for {order}"))
     }
 
-    /// The writes since the order, as `way what`.
-    pub fn points(&self) -> Result<Vec<String>> {
+    /// The writes since the order.
+    pub fn points(&self) -> Result<Vec<Point>> {
         match fs::read_to_string(self.points_file()) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-            text => Ok(text?.lines().map(str::to_owned).collect()),
+            text => Ok(Point::all(&text?)),
         }
     }
 
@@ -97,5 +132,17 @@ impl Lab {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_are_told_apart() {
+        let points = Point::all("netlink new route\nfile write a b\nnetlink new route\n");
+        let said: Vec<_> = points.iter().map(|point| format!("{}: {point}", point.way())).collect();
+        assert_eq!(said, ["netlink: netlink new route #1", "file: file write a b #1", "netlink: netlink new route #2"]);
     }
 }

@@ -5,11 +5,12 @@
 //! node's (its lock, its sockets, temporary files) is none.
 //!
 //! `REDIRECT_TEST_FAULTS` names a file. While that file is there, each point is appended as a line to the log beside it
-//! (`FILE.log`); which one fails is said by what the file holds, where N is how many points are in the log ahead of it:
+//! (`FILE.log`); which one fails is said by what the file holds, where N is how many points are in the log ahead of it. Behind N a
+//! line of the log may follow: then only points that make this line count, and one of them fails.
 //!
 //! * `count`: none.
 //! * `error N`: the write is not made, and is said to have failed.
-//! * `late N`: the write is made, and is said to have failed.
+//! * `late N`: the write is made, and is said to have failed, whatever the kernel says.
 //! * `abort N`: the agent is killed in place of the write.
 //! * `hang N`: the write waits until the file is gone.
 //!
@@ -47,7 +48,11 @@ pub(crate) fn write<T, E: From<io::Error>>(
     match rehearsal::due(way, what) {
         None => write(),
         Some(rehearsal::How::Error) => Err(failure()),
-        Some(rehearsal::How::Late) => write().and_then(|_| Err(failure())),
+        Some(rehearsal::How::Late) => {
+            // What is passed over when the kernel says it, as that something has gone already, would not be the failure that is wanted.
+            drop(write());
+            Err(failure())
+        }
         Some(rehearsal::How::Abort) => rehearsal::die(),
         Some(rehearsal::How::Hang) => {
             rehearsal::hang();
@@ -102,11 +107,10 @@ mod rehearsal {
     /// Counts a point and says what becomes of it.
     pub(super) fn point(orders: &Path, order: &str, way: Way, what: &str) -> io::Result<Option<How>> {
         let log = orders.with_added_extension("log");
-        let ahead = fs::read_to_string(&log).unwrap_or_default().lines().count();
-        let how = parse(order)?.filter(|(_, skip)| *skip == ahead).map(|(how, _)| how);
-        let way = format!("{way:?}").to_lowercase();
-        let line = format!("{way} {}\n", what.replace('\n', " "));
-        OpenOptions::new().create(true).append(true).open(&log)?.write_all(line.as_bytes())?;
+        let line = format!("{} {}", format!("{way:?}").to_lowercase(), what.replace('\n', " "));
+        let ahead = fs::read_to_string(&log).unwrap_or_default();
+        let how = parse(order)?.filter(|fault| fault.is_meant(&line, &ahead)).map(|fault| fault.how);
+        OpenOptions::new().create(true).append(true).open(&log)?.write_all(format!("{line}\n").as_bytes())?;
         if how.is_some() {
             if how != Some(How::Hang) {
                 fs::remove_file(orders)?;
@@ -116,17 +120,37 @@ mod rehearsal {
         Ok(how)
     }
 
-    /// How, and after how many points; `None` where they are only counted.
-    pub(super) fn parse(order: &str) -> io::Result<Option<(How, usize)>> {
-        let (how, skip) = match order.split_whitespace().collect::<Vec<_>>()[..] {
-            ["count"] => return Ok(None),
-            ["error", skip] => (How::Error, skip),
-            ["late", skip] => (How::Late, skip),
-            ["abort", skip] => (How::Abort, skip),
-            ["hang", skip] => (How::Hang, skip),
+    /// A point that is to fail.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(super) struct Fault<'a> {
+        pub(super) how: How,
+        /// So many others come first.
+        pub(super) skip: usize,
+        /// Of those that make this line.
+        pub(super) line: Option<&'a str>,
+    }
+
+    impl Fault<'_> {
+        /// Whether it is the point of this line, with those `ahead` of it.
+        fn is_meant(self, line: &str, ahead: &str) -> bool {
+            let is_like = |other: &str| self.line.is_none_or(|wanted| wanted == other);
+            is_like(line) && ahead.lines().filter(|other| is_like(other)).count() == self.skip
+        }
+    }
+
+    /// The point that is to fail; `None` where they are only counted.
+    pub(super) fn parse(order: &str) -> io::Result<Option<Fault<'_>>> {
+        let mut words = order.trim_end().splitn(3, ' ');
+        let how = match words.next() {
+            Some("count") if words.next().is_none() => return Ok(None),
+            Some("error") => How::Error,
+            Some("late") => How::Late,
+            Some("abort") => How::Abort,
+            Some("hang") => How::Hang,
             _ => return Err(io::Error::other("neither count nor error, late, abort or hang with a number")),
         };
-        Ok(Some((how, skip.parse().map_err(io::Error::other)?)))
+        let skip = words.next().unwrap_or_default().parse().map_err(io::Error::other)?;
+        Ok(Some(Fault { how, skip, line: words.next() }))
     }
 
     /// As a file system or another's lock keeps one waiting.
@@ -150,15 +174,16 @@ mod tests {
     use std::{fs, io};
 
     use super::Way;
-    use super::rehearsal::{How, parse, point};
+    use super::rehearsal::{Fault, How, parse, point};
 
     #[test]
     fn orders_are_understood() {
         assert_eq!(parse("count\n").unwrap(), None);
-        assert_eq!(parse("error 0").unwrap(), Some((How::Error, 0)));
-        assert_eq!(parse("late 12\n").unwrap(), Some((How::Late, 12)));
-        assert_eq!(parse("abort 3").unwrap(), Some((How::Abort, 3)));
-        assert_eq!(parse("hang 1").unwrap(), Some((How::Hang, 1)));
+        let fault = |how, skip, line| Some(Fault { how, skip, line });
+        assert_eq!(parse("error 0").unwrap(), fault(How::Error, 0, None));
+        assert_eq!(parse("late 12\n").unwrap(), fault(How::Late, 12, None));
+        assert_eq!(parse("abort 3 netlink new link\n").unwrap(), fault(How::Abort, 3, Some("netlink new link")));
+        assert_eq!(parse("hang 1").unwrap(), fault(How::Hang, 1, None));
         for bad in ["", "error", "error x", "error -1", "count 1", "later 1"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
@@ -176,6 +201,15 @@ mod tests {
         assert_eq!(next("error 2"), Some(How::Error));
         assert!(!orders.exists(), "it would fail again");
         assert_eq!(fs::read_to_string(directory.path().join("faults.log")).unwrap(), "netlink a b\n".repeat(3));
+    }
+
+    #[test]
+    fn only_points_of_the_line_count_where_one_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let orders = directory.path().join("faults");
+        fs::write(&orders, "").unwrap();
+        let next = |what| point(&orders, "late 1 netlink b c", Way::Netlink, what).unwrap();
+        assert_eq!(["a", "b c", "a", "b", "b c"].map(next), [None, None, None, None, Some(How::Late)]);
     }
 
     /// Ways to write that are not to be taken anywhere but in the files named.
