@@ -45,7 +45,7 @@ impl fmt::Display for How {
 /// A write to the node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Point {
-    /// The way it takes, and what is written: `netlink new route`.
+    /// The way it takes, and what is written: `netlink new route`. A `*` is for what is another each time.
     pub what: String,
     /// So many of the same come first.
     pub skip: usize,
@@ -59,14 +59,20 @@ impl Point {
     }
 
     fn all(text: &str) -> Vec<Self> {
-        let mut seen = BTreeMap::<&str, usize>::new();
-        let number = |what| {
-            let next = seen.entry(what).or_default();
+        let mut seen = BTreeMap::<String, usize>::new();
+        let number = |what: String| {
+            let next = seen.entry(what.clone()).or_default();
             *next += 1;
-            Self { what: what.to_owned(), skip: *next - 1 }
+            Self { what, skip: *next - 1 }
         };
-        text.lines().map(number).collect()
+        text.lines().map(without_index).map(number).collect()
     }
+}
+
+/// The pin of a link to an interface is named by its index, which is another for one that is made anew.
+fn without_index(line: &str) -> String {
+    let parts = line.split_once("/links/").and_then(|(begin, pin)| Some((begin, pin.split_once('-')?.1)));
+    parts.map_or_else(|| line.to_owned(), |(begin, hook)| format!("{begin}/links/*-{hook}"))
 }
 
 /// As `netlink new route #3`.
@@ -141,8 +147,13 @@ mod tests {
 
     #[test]
     fn points_are_told_apart() {
-        let points = Point::all("netlink new route\nfile write a b\nnetlink new route\n");
+        let points = Point::all("netlink new route\nfile remove /a/links/7-ingress\nnetlink new route\n");
         let said: Vec<_> = points.iter().map(|point| format!("{}: {point}", point.way())).collect();
-        assert_eq!(said, ["netlink: netlink new route #1", "file: file write a b #1", "netlink: netlink new route #2"]);
+        let expected = [
+            "netlink: netlink new route #1",
+            "file: file remove /a/links/*-ingress #1",
+            "netlink: netlink new route #2",
+        ];
+        assert_eq!(said, expected);
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! `REDIRECT_TEST_FAULTS` names a file. While that file is there, each point is appended as a line to the log beside it
 //! (`FILE.log`); which one fails is said by what the file holds, where N is how many points are in the log ahead of it. Behind N a
-//! line of the log may follow: then only points that make this line count, and one of them fails.
+//! line of the log may follow: then only points that make this line count, and one of them fails. A `*` in it is anything: pins are
+//! named by the index of an interface, which is another for one that is made anew.
 //!
 //! * `count`: none.
 //! * `error N`: the write is not made, and is said to have failed.
@@ -133,9 +134,15 @@ mod rehearsal {
     impl Fault<'_> {
         /// Whether it is the point of this line, with those `ahead` of it.
         fn is_meant(self, line: &str, ahead: &str) -> bool {
-            let is_like = |other: &str| self.line.is_none_or(|wanted| wanted == other);
+            let is_like = |other: &str| self.line.is_none_or(|wanted| is_like(wanted, other));
             is_like(line) && ahead.lines().filter(|other| is_like(other)).count() == self.skip
         }
+    }
+
+    fn is_like(wanted: &str, line: &str) -> bool {
+        wanted
+            .split_once('*')
+            .map_or(wanted == line, |(begin, end)| line.strip_prefix(begin).is_some_and(|rest| rest.ends_with(end)))
     }
 
     /// The point that is to fail; `None` where they are only counted.
@@ -208,8 +215,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let orders = directory.path().join("faults");
         fs::write(&orders, "").unwrap();
-        let next = |what| point(&orders, "late 1 netlink b c", Way::Netlink, what).unwrap();
-        assert_eq!(["a", "b c", "a", "b", "b c"].map(next), [None, None, None, None, Some(How::Late)]);
+        let next = |what| point(&orders, "late 1 netlink b/*-c", Way::Netlink, what).unwrap();
+        assert_eq!(["a", "b/1-c", "a", "b/", "b/2-c"].map(next), [None, None, None, None, Some(How::Late)]);
+        assert_eq!(point(&orders, "late 0 netlink a", Way::Netlink, "a b").unwrap(), None);
     }
 
     /// Ways to write that are not to be taken anywhere but in the files named.
