@@ -1,6 +1,6 @@
 //! Whatever of the datapath somebody removes or changes, on the node or in ztunnel's namespace, is put back, is counted as a repair, and
-//! is named in status with what was found; also five things at once. How long it took is printed by kind, and not judged. One of each
-//! kind at each place; all of each in the long form, or the share of all that is asked for.
+//! is named in status with what was found; also five things at once, every other time such as the kernel tells of. How long it took is
+//! printed by kind, and not judged. One of each kind at each place; all of each in the long form, or the share of all that is asked for.
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
 mod fight;
@@ -72,7 +72,7 @@ fn whatever_changes_is_put_back() -> Result<()> {
     let mut random = Random::new(SEED);
     for round in 1..=often(ROUNDS, ROUNDS_LONG) {
         let place = &places[random.below(4) / 3];
-        let things = place.several(&mut random);
+        let things = place.several(&mut random, round % 2 == 0);
         let names: Vec<_> = things.iter().map(|thing| thing.what.as_str()).collect();
         let name = format!("{}: five at once, round {round}: {}", place.name, names.join("; "));
         checks.check(&name, || place.puts_back(&mut lab, &things, &mut figures));
@@ -133,12 +133,13 @@ impl Place {
     }
 
     /// Different things at random, of which no more than two are of one kind of object: a link that is broken three times is fought over.
-    fn several(&self, random: &mut Random) -> Vec<&Removal> {
+    /// Where only what is `told` is wanted, the kernel tells of each.
+    fn several(&self, random: &mut Random, told: bool) -> Vec<&Removal> {
+        let mut left: Vec<_> = self.breaks.iter().filter(|thing| thing.told || !told).collect();
         let mut things: Vec<&Removal> = Vec::new();
-        while things.len() < AT_ONCE {
-            let thing = &self.breaks[random.below(self.breaks.len())];
-            let alike = things.iter().filter(|other| other.section == thing.section).count();
-            if alike < 2 && !things.contains(&thing) {
+        while things.len() < AT_ONCE && !left.is_empty() {
+            let thing = left.swap_remove(random.below(left.len()));
+            if things.iter().filter(|other| other.section == thing.section).count() < 2 {
                 things.push(thing);
             }
         }
