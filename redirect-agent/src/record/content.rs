@@ -141,7 +141,7 @@ impl Data {
     /// As the version that only tests have writes it: with something that no other one knows, and that is another for each agent. So
     /// each of them writes, as one of a real other version would.
     pub(super) fn be_of_another_version(&mut self) {
-        self.unknown.insert("other".to_owned(), Value::from(std::process::id()));
+        self.unknown.insert("other".to_owned(), Value::from(format!("version of process {}", std::process::id())));
     }
 
     /// Takes in what another agent had on record before. What either made is to be taken away; what a setting was before the first of

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use crate::judged::{SETTLE, nothing_happens};
 
 /// What only the other version writes on record.
-const OTHERS: &str = "\"other\": \"version\"";
+const OTHERS: &str = "\"other\": \"version of process ";
 
 /// So many upgrades and downgrades, in turn by an orderly end and by a crash.
 pub(crate) fn change(lab: &mut Lab, times: usize) -> Result<()> {
