@@ -18,7 +18,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::kernel::file::{self, FileId};
 use crate::serve::{Request, SOCKET};
 
-const FILE: &str = "agent.lock";
+/// In the state directory.
+pub(crate) const FILE: &str = "agent.lock";
 /// An agent that has just begun does not listen yet.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Between two looks at the file.

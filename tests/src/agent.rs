@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use redirect_common::maps::LAYOUT;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -259,7 +259,8 @@ impl Lab {
             .env(FAULTS_VARIABLE, self.faults_file())
             .netns(&self.node())
             .run()
-            .with_context(|| self.agent_log_tail())?;
+            // The reason first: who shows a part of this shows that.
+            .map_err(|error| anyhow!("{error:#}\n{}", self.agent_log_tail()))?;
         if let Some(agent) = self.agent() {
             if !agent.wait(Duration::from_secs(30))? {
                 bail!("the agent still runs after cleanup\n{}", self.agent_log_tail());

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::wait::WaitStatus;
 
 use crate::agent::ROLE;
@@ -35,7 +35,7 @@ impl Lab {
     /// Waits until the agent, which the caller has started, has panicked and ended.
     pub fn agent_has_panicked(&mut self) -> Result<()> {
         let agent = self.agent().context("no agent was started")?;
-        let status = agent.wait_status(PATIENCE).with_context(|| self.agent_log_tail());
+        let status = agent.wait_status(PATIENCE).map_err(|error| anyhow!("{error:#}\n{}", self.agent_log_tail()));
         match fs::remove_file(self.panic_file()) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
             _ => {}

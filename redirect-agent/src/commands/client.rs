@@ -22,12 +22,15 @@ const ANSWER_LIMIT: u64 = 256 << 20;
 
 /// Sends `request` to the agent whose state is in `directory`.
 pub(crate) fn ask<T: DeserializeOwned>(directory: &Path, request: &Request) -> anyhow::Result<T> {
-    exchange(connect(directory)?, request)
+    let stream = connect(directory)?.with_context(|| {
+        let path = directory.join(SOCKET);
+        format!("no agent runs here (nobody listens on {}); start one with `redirect-agent run`", path.display())
+    })?;
+    exchange(stream, request)
 }
 
-/// As [`ask`], and waits until that agent has ended.
-pub(crate) fn ask_and_outlive<T: DeserializeOwned>(directory: &Path, request: &Request) -> anyhow::Result<T> {
-    let stream = connect(directory)?;
+/// Sends `request` to the agent at the other end of `stream`, and waits until that has ended.
+pub(crate) fn ask_and_outlive<T: DeserializeOwned>(stream: UnixStream, request: &Request) -> anyhow::Result<T> {
     let agent = Pid::from_raw(getsockopt(&stream, sockopt::PeerCredentials)?.pid());
     let process = pidfd(agent).context("watch the agent")?;
     let answer = exchange(stream, request)?;
@@ -37,13 +40,13 @@ pub(crate) fn ask_and_outlive<T: DeserializeOwned>(directory: &Path, request: &R
     Ok(answer)
 }
 
-fn connect(directory: &Path) -> anyhow::Result<UnixStream> {
+/// The way to the agent whose state is in `directory`; `None` if nobody listens there.
+pub(crate) fn connect(directory: &Path) -> anyhow::Result<Option<UnixStream>> {
     let path = directory.join(SOCKET);
     match UnixStream::connect(&path) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-            bail!("no agent runs here (nobody listens on {}); start one with `redirect-agent run`", path.display())
-        }
-        other => other.with_context(|| format!("connect to {}", path.display())),
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("connect to {}", path.display())),
     }
 }
 
