@@ -1,13 +1,24 @@
 //! Applying the plan to a node that has it changes nothing: not on resync, not on a repeated event, not on a restart.
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use redirect_lab::harness::{Checks, settled, start, watchful};
+use redirect_common::names::RULE_PROXY_RETURN;
+use redirect_lab::agent::AgentOptions;
+use redirect_lab::backend::Backend;
+use redirect_lab::command::Cmd;
+use redirect_lab::harness::{Checks, eventually, settled, start, watchful};
 use redirect_lab::lab::Lab;
+use redirect_lab::mode::Mode;
 use redirect_lab::snapshot::Snapshot;
+use redirect_lab::status::Status;
 use rustix::process::Signal;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+/// What the agent says when it has looked at its neighbours, once.
+const NEIGHBOURS: &str = "neighbours have been looked at";
 
 #[test]
 fn a_second_time_changes_nothing() -> Result<()> {
@@ -33,16 +44,57 @@ fn a_second_time_changes_nothing() -> Result<()> {
         ensure!(changes.is_empty(), "{changes}");
         Ok(())
     });
+    checks.check("what it has put back it does not read again for having written it", || reads_back_once(&mut lab));
     checks.finish()
 }
 
 fn no_writes_after(lab: &Lab, writes: u64, reconciles: u64) -> Result<()> {
     let enough = lab.status()?.reconciles + reconciles;
     let what = format!("settled after {reconciles} more reconciles");
-    let status =
-        lab.wait_until(Duration::from_secs(30), &what, |status| status.settled && status.reconciles >= enough)?;
+    let status = lab.wait_until(DEADLINE, &what, |status| status.settled && status.reconciles >= enough)?;
     ensure!(status.total_writes() == writes, "{writes} writes before, now {:?}", status.writes);
     Ok(())
+}
+
+/// nftables tells the agent of the agent's own writes too.
+fn reads_back_once(lab: &mut Lab) -> Result<()> {
+    lab.stop_agent(Signal::TERM)?;
+    // What the timer reads takes tools as well, and so does the look at neighbours.
+    let before = looks_at_neighbours(lab)?;
+    start(lab, &AgentOptions::default().arg("--resync=3600"))?;
+    eventually(DEADLINE, || {
+        ensure!(looks_at_neighbours(lab)? > before, "neighbours have not been looked at");
+        Ok(())
+    })?;
+    for (kind, command) in changes(lab) {
+        let put_back = breaks(lab, kind, &command)?;
+        // It comes after what nftables tells of that write.
+        let later = breaks(lab, "rule", &format!("ip rule del priority {}", RULE_PROXY_RETURN.0))?;
+        let more = later.processes - put_back.processes;
+        ensure!(more == 0, "after `{command}` was put back, {more} tools looked at it again");
+    }
+    Ok(())
+}
+
+fn looks_at_neighbours(lab: &Lab) -> Result<usize> {
+    Ok(fs::read_to_string(lab.agent_log())?.matches(NEIGHBOURS).count())
+}
+
+/// Of each kind that nftables tells of, one.
+fn changes(lab: &Lab) -> Vec<(&'static str, String)> {
+    let mut all = vec![("guard", "nft flush chain ip ztunnel destination".to_owned())];
+    if lab.mode() == Mode::Iptables && lab.options().backend == Backend::Nft {
+        all.push(("chain", "iptables-nft -t mangle -F ztunnel-PREROUTING".to_owned()));
+    }
+    all
+}
+
+/// Breaks it, and waits until it was put back.
+fn breaks(lab: &Lab, kind: &str, command: &str) -> Result<Status> {
+    let of_kind = |status: &Status| status.repairs.get(kind).copied().unwrap_or_default();
+    let before = of_kind(&lab.status()?);
+    Cmd::line(command).netns(&lab.node()).run()?;
+    lab.wait_until(DEADLINE, command, |status| status.settled && of_kind(status) > before)
 }
 
 /// Both namespaces, without processes: the agent has a new pid.

@@ -1,5 +1,9 @@
 //! What nfnetlink's notifications say of nftables: which table, and which chain in it, is another now. No more of them is read.
 
+mod generation;
+
+pub(crate) use generation::generation;
+
 /// `nfgenmsg.nfgen_family` of IPv4 (`include/uapi/linux/netfilter.h`).
 pub(crate) const FAMILY_IPV4: u8 = 2;
 
@@ -59,13 +63,18 @@ fn changed(kind: u8, family: u8, attributes: &[u8]) -> Option<Changed<'_>> {
 }
 
 /// A name, without the zero at its end.
-fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&str> {
+fn attribute(attributes: &[u8], wanted: u16) -> Option<&str> {
+    std::str::from_utf8(value(attributes, wanted)?.strip_suffix(&[0])?).ok()
+}
+
+/// What the first attribute of this type holds.
+fn value(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let header: [u8; ATTRIBUTE] = *attributes.first_chunk()?;
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
         let value = attributes.get(ATTRIBUTE..length)?;
         if u16::from_ne_bytes([header[2], header[3]]) & TYPE == wanted {
-            return std::str::from_utf8(value.strip_suffix(&[0])?).ok();
+            return Some(value);
         }
         attributes = attributes.get(length.next_multiple_of(4)..)?;
     }

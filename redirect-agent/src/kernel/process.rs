@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
@@ -46,6 +46,20 @@ pub(crate) fn read(program: &str, args: &[&str]) -> anyhow::Result<String> {
     run(program, args, "")
 }
 
+/// Has `program` look at several things side by side, each with arguments of its own; see [`run`].
+pub(crate) fn read_each(program: &str, looks: &[&[&str]]) -> Vec<anyhow::Result<String>> {
+    // By this thread, which waits for all of them: see `end_with_us`.
+    let started: Vec<_> = looks.iter().map(|args| (start(program, args), *args)).collect();
+    waiting_for(program, || {
+        thread::scope(|scope| {
+            let attend = |(child, args): (anyhow::Result<Child>, _)| attend(&mut child?, program, args, "");
+            let outcomes: Vec<_> = started.into_iter().map(|look| scope.spawn(move || attend(look))).collect();
+            let panicked = |_| Err(anyhow!("{program}: attending to it failed"));
+            outcomes.into_iter().map(|outcome| outcome.join().unwrap_or_else(panicked)).collect()
+        })
+    })
+}
+
 /// Has `program` change something, as `args` and `input` say; see [`run`].
 pub(crate) fn write(program: &str, args: &[&str], input: &str) -> anyhow::Result<()> {
     fault::write(Way::Batch, || format!("{program} {}", args.join(" ")), || run(program, args, input).map(drop))
@@ -57,8 +71,12 @@ pub(crate) fn write(program: &str, args: &[&str], input: &str) -> anyhow::Result
 /// The program is missing, exits with a status other than 0, prints too much, or runs past the deadline.
 fn run(program: &str, args: &[&str], input: &str) -> anyhow::Result<String> {
     let mut child = start(program, args)?;
+    waiting_for(program, || attend(&mut child, program, args, input))
+}
+
+fn waiting_for<T>(program: &str, wait: impl FnOnce() -> T) -> T {
     *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = Some(program.to_owned());
-    let outcome = attend(&mut child, program, args, input);
+    let outcome = wait();
     *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = None;
     outcome
 }
@@ -102,8 +120,8 @@ fn start(program: &str, args: &[&str]) -> anyhow::Result<Child> {
 /// The kernel ends the tool with the agent. One that outlived it, waiting for the xtables lock, would write after the next agent
 /// has read back, or after a cleanup.
 ///
-/// To the kernel the parent is the thread that forks (`forget_original_parent`, `kernel/exit.c`): that is the one in [`run`],
-/// which waits there for the tool's end.
+/// To the kernel the parent is the thread that forks (`forget_original_parent`, `kernel/exit.c`): that is the one in [`run`] or in
+/// [`read_each`], which waits there for the tool's end.
 fn end_with_us(command: &mut Command) {
     let parent = getpid();
     let in_child = move || {
@@ -167,7 +185,7 @@ mod tests {
     use std::os::unix::process::ExitStatusExt as _;
     use std::thread;
 
-    use super::{is_missing, run, start, wait};
+    use super::{is_missing, read_each, run, start, wait};
 
     #[test]
     fn a_tool_ends_with_who_runs_it() {
@@ -184,5 +202,14 @@ mod tests {
         let error = run("/no/such/tool", &[], "").unwrap_err();
         assert!(error.to_string().contains("package") && is_missing(&error));
         assert!(!is_missing(&run("false", &[], "").unwrap_err()));
+    }
+
+    #[test]
+    fn side_by_side_each_has_its_own_outcome() {
+        let outcomes = read_each("sh", &[&["-c", "echo one"], &["-c", "echo no >&2; exit 3"], &["-c", "echo two"]]);
+        let [first, second, third] = outcomes.try_into().unwrap();
+        assert_eq!((first.unwrap().as_str(), third.unwrap().as_str()), ("one\n", "two\n"));
+        assert!(second.unwrap_err().to_string().contains("exit status: 3"));
+        assert!(read_each("/no/such/tool", &[&[]]).remove(0).is_err_and(|error| is_missing(&error)));
     }
 }

@@ -74,7 +74,12 @@ pub(crate) fn look() -> anyhow::Result<Vec<Finding>> {
 /// Looks, and logs what was found.
 pub(crate) fn tell() {
     match look() {
-        Ok(findings) => findings.iter().for_each(|finding| tracing::warn!("{finding}")),
+        Ok(findings) => {
+            for finding in &findings {
+                tracing::warn!("{finding}");
+            }
+            tracing::info!(findings = findings.len(), "neighbours have been looked at");
+        }
         Err(error) => tracing::warn!(error = format!("{error:#}"), "neighbours cannot be looked at"),
     }
 }

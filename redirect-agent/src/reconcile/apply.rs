@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use redirect_common::names::{SET_PODS, TUNNELS, Tunnel};
 
 use super::scope::Scope;
+use super::seen::{self, Seen};
 use super::{heart, programs, rehearsal};
 use crate::bpf::Bpf;
 use crate::datapaths::iptables;
@@ -73,6 +74,8 @@ pub(crate) struct Task<'a> {
     pub(crate) bpf: Option<&'a RefCell<Bpf>>,
     /// Where they are pinned.
     pub(crate) bpf_dir: &'a Path,
+    /// What of nftables has been found as planned; for whoever looks once, nothing.
+    pub(crate) seen: Option<&'a RefCell<Seen>>,
     /// Which kinds are looked at.
     pub(crate) scope: Scope,
 }
@@ -108,7 +111,8 @@ fn pass(context: &mut Context<'_>, task: Task<'_>, kinds: &[Kind]) {
     let mut maps_are_full = true;
     for kind in kinds {
         let problems = context.ledger.problems.len();
-        if let Err(error) = converge(context, task, kind, maps_are_full) {
+        let look = |context: &mut Context<'_>| converge(context, task, kind, maps_are_full);
+        if let Err(error) = seen::unless_seen(context, task, kind, look) {
             context.ledger.problem(format!("{} in {}", kind.name(), task.place.name()), format!("{error:#}"));
         }
         maps_are_full &= kind != Kind::Map || context.ledger.problems.len() == problems;

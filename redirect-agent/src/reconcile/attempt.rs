@@ -1,5 +1,6 @@
 //! One run: from the snapshot and the node as it is, by way of the plan, to the kernel.
 
+use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
@@ -111,7 +112,7 @@ impl Reconciler {
         };
         let located = proxy::locate(&mut self.node, pod, hints).and_then(|(proxy, netns)| {
             let events = events::watch(&netns, Place::Proxy, &self.doorbell)?;
-            Ok(Programmed { proxy, netns, _events: events })
+            Ok(Programmed { proxy, netns, seen: RefCell::default(), _events: events })
         });
         match located {
             Ok(programmed) => Some(programmed),
@@ -139,7 +140,8 @@ impl Reconciler {
             let standing = self.settled.as_ref().map(|settled| &settled.proxy);
             let scope = self.scope(run.cause.proxy, &plans.proxy, standing.filter(|_| !another));
             let (backend, bpf_dir) = (self.backend, self.config.bpf_dir.as_path());
-            let task = Task { plan: &plans.proxy, place: Place::Proxy, backend, bpf: None, bpf_dir, scope };
+            let seen = Some(&programmed.seen);
+            let task = Task { plan: &plans.proxy, place: Place::Proxy, backend, bpf: None, bpf_dir, seen, scope };
             apply::settle(&mut programmed.netns, &mut self.record, ledger, task);
             if ledger.problems.len() > before && self.record.proxy() != Some(&programmed.proxy) {
                 // The node stays with the former one; this one is tried again.
@@ -183,7 +185,8 @@ impl Reconciler {
             let standing = self.settled.as_ref().map(|settled| &settled.node);
             let scope = self.scope(run.cause.node, &plan, standing.filter(|_| !over));
             let (backend, bpf, bpf_dir) = (self.backend, self.bpf.as_ref(), self.config.bpf_dir.as_path());
-            let task = Task { plan: &plan, place: Place::Node, backend, bpf, bpf_dir, scope };
+            let seen = Some(&self.node_seen);
+            let task = Task { plan: &plan, place: Place::Node, backend, bpf, bpf_dir, seen, scope };
             apply::settle(&mut self.node, &mut self.record, ledger, task);
             if plan.maps.is_some() && ledger.problems.is_empty() {
                 bpf::forget_other_layouts(&self.config.bpf_dir)?;

@@ -14,6 +14,7 @@ impl Classes {
     pub(crate) const PROGRAMS: Self = Self(1 << 1);
     /// Whatever nftables holds, if it is not clear what of it: the guards, and chains where iptables is a front of nftables.
     pub(crate) const NFTABLES: Self = Self(1 << 2);
+    /// These three whoever tells of them.
     pub(crate) const SET: Self = Self(1 << 3);
     pub(crate) const GUARD: Self = Self(1 << 4);
     pub(crate) const CHAIN: Self = Self(1 << 5);
@@ -21,7 +22,9 @@ impl Classes {
     pub(crate) const AHEAD: Self = Self(1 << 6);
     /// Chains of ours, and those that lead into them, as nftables tells of them.
     pub(crate) const CHAIN_TOLD: Self = Self(1 << 7);
-    pub(crate) const ALL: Self = Self((1 << 8) - 1);
+    /// The guards, as nftables tells of them.
+    pub(crate) const GUARD_TOLD: Self = Self(1 << 8);
+    pub(crate) const ALL: Self = Self((1 << 9) - 1);
 
     /// Whether any of `others` is among these.
     pub(crate) const fn any(self, others: Self) -> bool {

@@ -83,7 +83,8 @@ pub(super) fn remove(
 ) {
     for backend in backends {
         let plan = Plan::default();
-        let task = Task { plan: &plan, place, backend: *backend, bpf: None, bpf_dir, scope: Scope::EVERYTHING };
+        let task =
+            Task { plan: &plan, place, backend: *backend, bpf: None, bpf_dir, seen: None, scope: Scope::EVERYTHING };
         apply::settle(netns, record, ledger, task);
     }
 }

@@ -70,7 +70,7 @@ fn of_nftables(said: Option<&[u8]>) -> Classes {
 fn of_change(change: &Changed<'_>) -> Classes {
     let leads = |chain: &str| chain.starts_with(CHAIN_PREFIX) || iptables::HOOKS.contains(&chain);
     if change.table == BRIDGE_TABLE {
-        Classes::GUARD
+        Classes::GUARD_TOLD
     } else if change.family == FAMILY_IPV4 && iptables::TABLES.contains(&change.table) && change.chain.is_none_or(leads)
     {
         Classes::CHAIN_TOLD
@@ -123,7 +123,7 @@ mod tests {
         for chain in [None, Some("PREROUTING"), Some("ztunnel-PREROUTING")] {
             assert_eq!(told(FAMILY_IPV4, "mangle", chain), Classes::CHAIN_TOLD);
         }
-        assert_eq!(told(7, BRIDGE_TABLE, Some("prerouting")), Classes::GUARD);
+        assert_eq!(told(7, BRIDGE_TABLE, Some("prerouting")), Classes::GUARD_TOLD);
         assert_eq!(of_nftables(None), Classes::NFTABLES);
         assert_eq!(of_nftables(Some(&[1, 2, 3])), Classes::NFTABLES);
     }

@@ -110,7 +110,7 @@ fn told(place: Place, kind: Kind) -> Cause {
         Kind::Link | Kind::Address | Kind::Neighbour | Kind::Sysctl | Kind::Route | Kind::Rule => Classes::ROUTING,
         Kind::Map | Kind::Pin => Classes::ROUTING | Classes::PROGRAMS,
         Kind::Program | Kind::Qdisc => Classes::ROUTING | Classes::PROGRAMS | Classes::AHEAD,
-        Kind::Guard => Classes::NFTABLES | Classes::GUARD,
+        Kind::Guard => Classes::NFTABLES | Classes::GUARD_TOLD,
         Kind::Chain => Classes::NFTABLES | Classes::CHAIN_TOLD,
         Kind::Set => Classes::NONE,
     };

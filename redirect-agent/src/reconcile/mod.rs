@@ -47,12 +47,14 @@ mod report;
 mod rollout;
 mod schedule;
 mod scope;
+mod seen;
 mod trace;
 
 use apply::Place;
 use cause::Cause;
 use doorbell::{Doorbell, Ring};
 use schedule::{Part, Schedule};
+use seen::Seen;
 
 /// How long events gather before they are acted on: one change of the node comes as a burst of them. A pod that waits to start
 /// is not kept waiting by it.
@@ -77,6 +79,8 @@ const LONG_PAUSE: Duration = Duration::from_secs(10);
 struct Programmed {
     proxy: Proxy,
     netns: Netns,
+    /// What of nftables was found right in there.
+    seen: RefCell<Seen>,
     /// Follows the namespace's netlink; ends with this.
     _events: events::Watch,
 }
@@ -106,6 +110,8 @@ pub(crate) struct Reconciler {
     doorbell: Arc<Doorbell>,
     status: watch::Sender<Status>,
     node: Netns,
+    /// What of nftables was found right in there.
+    node_seen: RefCell<Seen>,
     _node_events: events::Watch,
     /// In ebpf mode.
     pins: Option<pins::Watch>,
@@ -190,6 +196,7 @@ impl Reconciler {
             doorbell,
             status,
             node,
+            node_seen: RefCell::default(),
             _node_events: events,
             pins,
             record,

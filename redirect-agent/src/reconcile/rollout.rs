@@ -3,6 +3,7 @@
 //!
 //! What has to survive this agent is on record: who is on which seat, and until when the former drains.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr};
 
 use nix::time::{ClockId, clock_gettime};
@@ -94,7 +95,7 @@ impl Reconciler {
             return Ok(None);
         };
         let events = events::watch(&netns, Place::Proxy, &self.doorbell)?;
-        Ok(Some(Programmed { proxy: former.clone(), netns, _events: events }))
+        Ok(Some(Programmed { proxy: former.clone(), netns, seen: RefCell::default(), _events: events }))
     }
 
     /// The namespace of a ztunnel whose pod is there and which is where it was.

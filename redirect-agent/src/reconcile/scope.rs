@@ -7,13 +7,36 @@ use crate::resources::ledger::Kind;
 
 /// Which kinds a run looks at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Scope(u16);
+pub(crate) struct Scope {
+    looks: Kinds,
+    /// Of these, what it looks at for no other reason than that nftables has told of it.
+    told: Kinds,
+}
+
+/// Any number of kinds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Kinds(u16);
+
+impl Kinds {
+    fn that(are: impl Fn(Kind) -> bool) -> Self {
+        Self(Kind::ALL.into_iter().filter(|kind| are(*kind)).fold(0, |all, kind| all | 1 << kind as u16))
+    }
+
+    const fn has(self, kind: Kind) -> bool {
+        self.0 & 1 << kind as u16 != 0
+    }
+}
 
 impl Scope {
-    pub(crate) const EVERYTHING: Self = Self(u16::MAX);
+    pub(crate) const EVERYTHING: Self = Self { looks: Kinds(u16::MAX), told: Kinds(0) };
 
-    pub(super) fn covers(self, kind: Kind) -> bool {
-        self.0 & 1 << kind as u16 != 0
+    pub(super) const fn covers(self, kind: Kind) -> bool {
+        self.looks.has(kind)
+    }
+
+    /// Whether nothing but a notification of nftables' is why this kind is looked at.
+    pub(super) const fn is_told_of(self, kind: Kind) -> bool {
+        self.told.has(kind)
     }
 
     /// What has to be looked at because of `classes` when this plan comes after that one, which stands: what may have changed, and
@@ -23,7 +46,15 @@ impl Scope {
             return Self::EVERYTHING;
         }
         let routing = classes.any(Classes::ROUTING) || routing_differs(plan, standing);
-        let wanted = |kind| match kind {
+        let told = |kind| match kind {
+            Kind::Guard => classes.any(Classes::GUARD_TOLD | Classes::NFTABLES),
+            Kind::Chain => {
+                let told = backend == Backend::Nft && classes.any(Classes::CHAIN_TOLD | Classes::NFTABLES);
+                told && !plan.chains.is_empty()
+            }
+            _ => false,
+        };
+        let looks = |kind| match kind {
             Kind::Link | Kind::Address | Kind::Neighbour | Kind::Sysctl | Kind::Route | Kind::Rule => routing,
             // They stand on links.
             Kind::Program => routing || classes.any(Classes::PROGRAMS) || plan.hooks != standing.hooks,
@@ -31,13 +62,13 @@ impl Scope {
             Kind::Qdisc => classes.any(Classes::AHEAD),
             Kind::Map | Kind::Pin => classes.any(Classes::PROGRAMS) || plan.maps != standing.maps,
             Kind::Set => plan.set.is_some() && classes.any(Classes::SET) || plan.set != standing.set,
-            Kind::Guard => classes.any(Classes::GUARD | Classes::NFTABLES) || plan.guards != standing.guards,
-            Kind::Chain => {
-                let told = backend == Backend::Nft && classes.any(Classes::NFTABLES | Classes::CHAIN_TOLD);
-                !plan.chains.is_empty() && (told || classes.any(Classes::CHAIN)) || plan.chains != standing.chains
-            }
+            Kind::Guard => classes.any(Classes::GUARD) || plan.guards != standing.guards,
+            Kind::Chain => classes.any(Classes::CHAIN) && !plan.chains.is_empty() || plan.chains != standing.chains,
         };
-        Self(Kind::ALL.into_iter().filter(|kind| wanted(*kind)).fold(0, |all, kind| all | 1 << kind as u16))
+        Self {
+            looks: Kinds::that(|kind| looks(kind) || told(kind)),
+            told: Kinds::that(|kind| told(kind) && !looks(kind)),
+        }
     }
 }
 
@@ -94,8 +125,15 @@ mod tests {
         assert_eq!(looks(Classes::CHAIN, &chained, &chained), [Kind::Chain]);
         assert_eq!(looks(Classes::CHAIN, &bare, &bare), [], "there are no chains");
         assert_eq!(looks(Classes::NONE, &bare, &chained), [Kind::Chain], "they are to go");
+        assert_eq!(looks(Classes::GUARD_TOLD, &bare, &bare), [Kind::Guard]);
         let legacy = Scope::of(Classes::NFTABLES, Backend::Legacy, &chained, &chained);
         assert!(!legacy.covers(Kind::Chain), "nftables knows nothing of them");
+        let told = |classes, standing| Scope::of(classes, Backend::Nft, &chained, standing);
+        let both = told(Classes::CHAIN_TOLD | Classes::GUARD_TOLD, &chained);
+        assert!(both.is_told_of(Kind::Chain) && both.is_told_of(Kind::Guard) && !both.is_told_of(Kind::Rule));
+        assert!(!told(Classes::CHAIN_TOLD | Classes::CHAIN, &chained).is_told_of(Kind::Chain), "it is due anyhow");
+        assert!(!told(Classes::CHAIN_TOLD, &bare).is_told_of(Kind::Chain), "they are to come");
+        assert!(!Scope::EVERYTHING.is_told_of(Kind::Guard));
         // A link that is made anew takes with it what hangs on it.
         let linked = Plan { addresses: Vec::new(), rules: PROXY_RULES.to_vec(), ..Plan::default() };
         let routing = looks(Classes::NONE, &linked, &bare);

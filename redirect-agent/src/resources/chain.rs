@@ -74,7 +74,7 @@ pub(crate) fn converge(
         // An agent that was killed may have come no further.
         return if desired.is_empty() { residue::remove(context, backend) } else { Ok(()) };
     };
-    residue::remember(context, backend, desired)?;
+    residue::remember(context, backend, desired, &observed)?;
     let outcome =
         context.netns.run(|| process::write(&backend.tool("restore"), &backend.restore_args(), &script.text))?;
     if outcome.is_err() {

@@ -11,6 +11,7 @@ use super::Context;
 use super::blocked::{self, Reading};
 use super::ledger::{Kind, NOTHING};
 use crate::kernel::process;
+use crate::record::Record;
 
 mod bridge;
 mod destination;
@@ -54,54 +55,128 @@ pub(crate) struct Destination {
     pub(crate) ways: Vec<Way>,
 }
 
+/// A table of ours.
+struct Table {
+    family: Family,
+    /// Its text; `None` if it is not to stand.
+    want: Option<String>,
+    /// Whether it is wanted, or was made.
+    needed: bool,
+}
+
+impl Table {
+    /// As nft names it.
+    fn name(&self) -> String {
+        format!("table {} {BRIDGE_TABLE}", self.family)
+    }
+}
+
+/// A table as [`blocked::of_table`] gives it; `None` when it is not there.
+type Found = Option<(String, Vec<Reading>)>;
+
 /// Makes the guards stand; those that are not wanted go.
 pub(crate) fn converge(context: &mut Context<'_>, desired: &Guards) -> anyhow::Result<()> {
+    let tables = tables(context.record, desired);
+    let mut changes = Vec::new();
+    for (table, found) in tables.iter().zip(context.netns.run(|| observe(&tables))?) {
+        changes.extend(compare(context, table, found?)?);
+    }
+    let together = changes.len() > 1 && write_together(context, &changes)?;
+    for change in &changes {
+        let outcome = if together { Ok(()) } else { context.netns.run(|| write(&change.script()))? };
+        book(context, change, outcome)?;
+    }
+    Ok(())
+}
+
+/// Those that are to stand, and those that may.
+fn tables(record: &Record, desired: &Guards) -> Vec<Table> {
     let wanted = [
         (Family::Bridge, desired.bridge.as_ref().map(bridge::render)),
         (Family::Ip, desired.destination.as_ref().map(|destination| destination::render(&destination.ways))),
     ];
-    for (family, want) in wanted {
-        converge_one(context, family, want.as_deref())?;
-    }
-    Ok(())
+    let concerns = |(family, want): &(Family, Option<String>)| want.is_some() || record.may_have_guard(*family);
+    let table = |(family, want): (Family, Option<String>)| {
+        let needed = want.is_some() || record.has_guard(family);
+        Table { family, want, needed }
+    };
+    wanted.into_iter().filter(concerns).map(table).collect()
 }
 
-fn converge_one(context: &mut Context<'_>, family: Family, want: Option<&str>) -> anyhow::Result<()> {
-    if want.is_none() && !context.record.may_have_guard(family) {
-        return Ok(());
+/// A table that is to become another.
+struct Change<'a> {
+    table: &'a Table,
+    found: &'static str,
+}
+
+impl Change<'_> {
+    /// One transaction: the empty declaration makes the deletion succeed whether or not the table stands.
+    fn script(&self) -> String {
+        let name = self.table.name();
+        format!("{name}\ndelete {name}\n{}", self.table.want.as_deref().unwrap_or_default())
     }
-    let needed = want.is_some() || context.record.has_guard(family);
-    let (observed, blocked) = context.netns.run(|| observe(family, needed))??.unzip();
+}
+
+/// What is to be done about a table.
+fn compare<'a>(context: &mut Context<'_>, table: &'a Table, found: Found) -> anyhow::Result<Option<Change<'a>>> {
+    let want = table.want.as_deref();
+    let (observed, blocked) = found.unzip();
     context.ledger.blocked.extend(blocked.unwrap_or_default());
     if observed == want.map(|want| blocked::of_table(want).0) {
-        return context.record.set_guard(family, want.is_some());
+        context.record.set_guard(table.family, want.is_some())?;
+        return Ok(None);
     }
-    // One transaction: the empty declaration makes the deletion succeed whether or not the table stands.
-    let table = format!("table {family} {BRIDGE_TABLE}");
-    let script = format!("{table}\ndelete {table}\n{}", want.unwrap_or_default());
-    context.record.set_guard(family, true)?;
-    let outcome = context.netns.run(|| process::write("nft", &["-f", "-"], &script))?;
+    context.record.set_guard(table.family, true)?;
+    Ok(Some(Change { table, found: observed.map_or(NOTHING, |_| "another table") }))
+}
+
+/// Writes all of them at once, as the kernel takes as long for one transaction as for two. Whether it has taken it: a kernel without family
+/// bridge must not be without the other table too.
+fn write_together(context: &Context<'_>, changes: &[Change<'_>]) -> anyhow::Result<bool> {
+    let scripts: String = changes.iter().map(Change::script).collect();
+    let outcome = context.netns.run(|| write(&scripts))?;
+    if let Err(error) = &outcome {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "the guards cannot be written together; writing one after the other"
+        );
+    }
+    Ok(outcome.is_ok())
+}
+
+fn write(script: &str) -> anyhow::Result<()> {
+    process::write("nft", &["-f", "-"], script)
+}
+
+fn book(context: &mut Context<'_>, change: &Change<'_>, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+    let Table { family, want, .. } = change.table;
     let what = if want.is_some() { "written" } else { "removed" };
-    let found = observed.as_ref().map_or(NOTHING, |_| "another table");
-    let done = context.ledger.mend(Kind::Guard, &table, found, what, outcome);
+    let done = context.ledger.mend(Kind::Guard, &change.table.name(), change.found, what, outcome);
     if done && want.is_none() {
-        context.record.set_guard(family, false)?;
+        context.record.set_guard(*family, false)?;
     }
     Ok(())
 }
 
-/// The table as [`blocked::of_table`] gives it; `None` when it is not there. That there is no nft is an error only where a table is
-/// wanted, or was made. Which tables there are is asked only when this one cannot be had: for the answer nft reads all rules of all others,
-/// which takes most of a second beside those of 5,000 services.
-fn observe(family: Family, needed: bool) -> anyhow::Result<Option<(String, Vec<Reading>)>> {
-    let name = family.to_string();
-    let failed = match process::read("nft", &["-nn", "list", "table", &name, BRIDGE_TABLE]) {
+/// What there is of each, read side by side, as each look costs a process.
+fn observe(tables: &[Table]) -> Vec<anyhow::Result<Found>> {
+    let families: Vec<_> = tables.iter().map(|table| table.family.to_string()).collect();
+    let looks: Vec<_> = families.iter().map(|family| ["-nn", "list", "table", family, BRIDGE_TABLE]).collect();
+    let looks: Vec<_> = looks.iter().map(|args| &args[..]).collect();
+    let texts = process::read_each("nft", &looks);
+    tables.iter().zip(texts).map(|(table, text)| found(table, text)).collect()
+}
+
+/// That there is no nft is an error only where a table is needed. Which tables there are is asked only when this one cannot be had: for the
+/// answer nft reads all rules of all others, which takes most of a second beside those of 5,000 services.
+fn found(table: &Table, text: anyhow::Result<String>) -> anyhow::Result<Found> {
+    let failed = match text {
         Ok(text) => return Ok(Some(blocked::of_table(&text))),
-        Err(error) if !needed && process::is_missing(&error) => return Ok(None),
+        Err(error) if !table.needed && process::is_missing(&error) => return Ok(None),
         Err(error) => error,
     };
-    let tables = process::read("nft", &["list", "tables", &name]);
+    let tables = process::read("nft", &["list", "tables", &table.family.to_string()]);
     let tables = tables.context("without nftables, packets would pass ztunnel by")?;
-    let line = format!("table {family} {BRIDGE_TABLE}");
-    if tables.lines().any(|table| table == line) { Err(failed) } else { Ok(None) }
+    let name = table.name();
+    if tables.lines().any(|line| line == name) { Err(failed) } else { Ok(None) }
 }

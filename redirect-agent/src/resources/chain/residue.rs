@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Chain, Context};
+use super::{Backend, Chain, Context, Ruleset};
 use crate::kernel::process;
 
 /// A table, or a base chain in it, that was not there before the agent.
@@ -19,21 +19,35 @@ pub(crate) struct Made {
     chain: Option<String>,
 }
 
-/// Notes what the write that follows will bring into being. `iptables-nft-save` cannot tell: it shows base chains that do
-/// not stand. Without nft nothing is noted, and empty chains stay in the end.
-pub(super) fn remember(context: &mut Context<'_>, backend: Backend, desired: &[Chain]) -> anyhow::Result<()> {
-    if backend != Backend::Nft || desired.is_empty() {
+/// Notes what the write that follows will bring into being. `iptables-nft-save` cannot tell of chains without a rule: it shows base chains
+/// that do not stand. Without nft nothing is noted, and empty chains stay in the end.
+pub(super) fn remember(
+    context: &mut Context<'_>,
+    backend: Backend,
+    desired: &[Chain],
+    observed: &Ruleset,
+) -> anyhow::Result<()> {
+    if backend != Backend::Nft || hooks(desired).all(|(table, hook)| has_rules(observed, table, hook)) {
         return Ok(());
     }
     let Ok(listing) = context.netns.run(|| process::read("nft", &["-j", "list", "chains"]))? else { return Ok(()) };
     let (tables, chains) = standing(&listing)?;
-    let made = desired.iter().filter_map(|chain| Some((chain.table, chain.hook?))).flat_map(|(table, hook)| {
+    let made = hooks(desired).flat_map(|(table, hook)| {
         let new_table = (!tables.contains(table)).then(|| Made { table: table.into(), chain: None });
         let new_chain = !chains.contains(&(table.to_owned(), hook.to_owned()));
         new_table.into_iter().chain(new_chain.then(|| Made { table: table.into(), chain: Some(hook.into()) }))
     });
     let netns = context.netns.id();
     context.record.add_made(netns, made.collect())
+}
+
+/// The built-in chains that lead to these, each with its table.
+fn hooks(chains: &[Chain]) -> impl Iterator<Item = (&'static str, &'static str)> {
+    chains.iter().filter_map(|chain| Some((chain.table, chain.hook?)))
+}
+
+fn has_rules(observed: &Ruleset, table: &str, chain: &str) -> bool {
+    observed.rules(table, chain).is_some_and(|rules| !rules.is_empty())
 }
 
 /// The chains of family ip that stand, each with its table.
@@ -111,7 +125,8 @@ fn lines(listing: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_empty, is_untouched, standing};
+    use super::super::parse;
+    use super::{has_rules, is_empty, is_untouched, standing};
 
     #[test]
     fn a_chain_as_it_was_made_is_told_from_one_in_use() {
@@ -132,6 +147,14 @@ mod tests {
         assert_eq!(tables.into_iter().collect::<Vec<_>>(), ["mangle"]);
         assert_eq!(chains.len(), 1);
         assert!(standing("{}").is_err());
+    }
+
+    #[test]
+    fn a_built_in_chain_with_a_rule_stands_for_certain() {
+        let save = "*mangle\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n[0:0] -A OUTPUT -j foreign\nCOMMIT\n";
+        let observed = parse(save).unwrap();
+        assert!(has_rules(&observed, "mangle", "OUTPUT"));
+        assert!(!has_rules(&observed, "mangle", "PREROUTING") && !has_rules(&observed, "nat", "OUTPUT"));
     }
 
     #[test]
