@@ -1,11 +1,12 @@
 //! What nfnetlink's notifications say of nftables: which table, and which chain in it, is another now. No more of them is read.
 
-mod generation;
+mod ask;
 
-pub(crate) use generation::generation;
+pub(crate) use ask::{generation, table_stands};
 
-/// `nfgenmsg.nfgen_family` of IPv4 (`include/uapi/linux/netfilter.h`).
+/// `nfgenmsg.nfgen_family` of IPv4, and of bridges (`include/uapi/linux/netfilter.h`).
 pub(crate) const FAMILY_IPV4: u8 = 2;
+pub(crate) const FAMILY_BRIDGE: u8 = 7;
 
 /// Sizes of `struct nlmsghdr`, `struct nfgenmsg` and `struct nlattr`.
 const HEADER: usize = 16;

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
@@ -46,18 +46,29 @@ pub(crate) fn read(program: &str, args: &[&str]) -> anyhow::Result<String> {
     run(program, args, "")
 }
 
-/// Has `program` look at several things side by side, each with arguments of its own; see [`run`].
-pub(crate) fn read_each(program: &str, looks: &[&[&str]]) -> Vec<anyhow::Result<String>> {
-    // By this thread, which waits for all of them: see `end_with_us`.
-    let started: Vec<_> = looks.iter().map(|args| (start(program, args), *args)).collect();
-    waiting_for(program, || {
-        thread::scope(|scope| {
-            let attend = |(child, args): (anyhow::Result<Child>, _)| attend(&mut child?, program, args, "");
-            let outcomes: Vec<_> = started.into_iter().map(|look| scope.spawn(move || attend(look))).collect();
-            let panicked = |_| Err(anyhow!("{program}: attending to it failed"));
-            outcomes.into_iter().map(|outcome| outcome.join().unwrap_or_else(panicked)).collect()
-        })
-    })
+/// Looks of a tool, side by side, that go on while something else is done.
+pub(crate) struct Looks {
+    program: String,
+    looks: Vec<JoinHandle<anyhow::Result<String>>>,
+}
+
+/// Has `program` begin to look at several things, each with arguments of its own, in the calling thread's network namespace; see [`run`]. They
+/// end with this thread: see `end_with_us`.
+pub(crate) fn look<const N: usize>(program: &str, each: &[[&str; N]]) -> Looks {
+    let looks = each.iter().map(|args| {
+        let (child, program, args) = (start(program, args), program.to_owned(), args.map(str::to_owned));
+        thread::spawn(move || attend(&mut child?, &program, &args.each_ref().map(String::as_str), ""))
+    });
+    Looks { program: program.to_owned(), looks: looks.collect() }
+}
+
+impl Looks {
+    /// Waits for them: what each has printed, or why it has not, as [`read`] says it.
+    pub(crate) fn outcomes(self) -> Vec<anyhow::Result<String>> {
+        let Self { program, looks } = self;
+        let panicked = |_| Err(anyhow!("{program}: attending to it failed"));
+        waiting_for(&program, || looks.into_iter().map(|look| look.join().unwrap_or_else(panicked)).collect())
+    }
 }
 
 /// Has `program` change something, as `args` and `input` say; see [`run`].
@@ -120,8 +131,8 @@ fn start(program: &str, args: &[&str]) -> anyhow::Result<Child> {
 /// The kernel ends the tool with the agent. One that outlived it, waiting for the xtables lock, would write after the next agent
 /// has read back, or after a cleanup.
 ///
-/// To the kernel the parent is the thread that forks (`forget_original_parent`, `kernel/exit.c`): that is the one in [`run`] or in
-/// [`read_each`], which waits there for the tool's end.
+/// To the kernel the parent is the thread that forks (`forget_original_parent`, `kernel/exit.c`): that is the one in [`run`], which waits there
+/// for the tool's end, or the one in [`look`], which is the loop's and ends with the agent.
 fn end_with_us(command: &mut Command) {
     let parent = getpid();
     let in_child = move || {
@@ -185,7 +196,7 @@ mod tests {
     use std::os::unix::process::ExitStatusExt as _;
     use std::thread;
 
-    use super::{is_missing, read_each, run, start, wait};
+    use super::{is_missing, look, run, start, wait};
 
     #[test]
     fn a_tool_ends_with_who_runs_it() {
@@ -206,10 +217,10 @@ mod tests {
 
     #[test]
     fn side_by_side_each_has_its_own_outcome() {
-        let outcomes = read_each("sh", &[&["-c", "echo one"], &["-c", "echo no >&2; exit 3"], &["-c", "echo two"]]);
-        let [first, second, third] = outcomes.try_into().unwrap();
+        let looks = look("sh", &[["-c", "echo one"], ["-c", "echo no >&2; exit 3"], ["-c", "echo two"]]);
+        let [first, second, third] = looks.outcomes().try_into().unwrap();
         assert_eq!((first.unwrap().as_str(), third.unwrap().as_str()), ("one\n", "two\n"));
         assert!(second.unwrap_err().to_string().contains("exit status: 3"));
-        assert!(read_each("/no/such/tool", &[&[]]).remove(0).is_err_and(|error| is_missing(&error)));
+        assert!(look("/no/such/tool", &[[]]).outcomes().remove(0).is_err_and(|error| is_missing(&error)));
     }
 }

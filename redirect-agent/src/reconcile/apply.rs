@@ -108,14 +108,42 @@ fn pass(context: &mut Context<'_>, task: Task<'_>, kinds: &[Kind]) {
     } else {
         kinds.sort_by_key(|kind| goes(task.plan, *kind));
     }
-    let mut maps_are_full = true;
-    for kind in kinds {
-        let problems = context.ledger.problems.len();
-        let look = |context: &mut Context<'_>| converge(context, task, kind, maps_are_full);
-        if let Err(error) = seen::unless_seen(context, task, kind, look) {
+    let before = seen::Before::ask(context, task, &kinds);
+    kinds.retain(|kind| !before.knows(*kind));
+    let mut carried = Carried { maps_are_full: true, looks: false, guards: None, chains: None };
+    for (at, kind) in kinds.iter().copied().enumerate() {
+        if matches!(kind, Kind::Guard | Kind::Chain) && !std::mem::replace(&mut carried.looks, true) {
+            carried.look(context, task, &kinds[at..]);
+        }
+        let (writes, problems) = (context.ledger.writes.of(kind), context.ledger.problems.len());
+        if let Err(error) = converge(context, task, kind, &mut carried) {
             context.ledger.problem(format!("{} in {}", kind.name(), task.place.name()), format!("{error:#}"));
         }
-        maps_are_full &= kind != Kind::Map || context.ledger.problems.len() == problems;
+        let good = context.ledger.problems.len() == problems;
+        carried.maps_are_full &= kind != Kind::Map || good;
+        if good && context.ledger.writes.of(kind) == writes {
+            before.note(kind);
+        }
+    }
+}
+
+/// What a pass carries from kind to kind.
+struct Carried {
+    maps_are_full: bool,
+    looks: bool,
+    /// Looks by tools, which take longest: all are begun when the first is wanted, and what needs none does not wait for them.
+    guards: Option<anyhow::Result<guard::Look>>,
+    chains: Option<anyhow::Result<chain::Look>>,
+}
+
+impl Carried {
+    fn look(&mut self, context: &Context<'_>, task: Task<'_>, kinds: &[Kind]) {
+        if task.place == Place::Node && kinds.contains(&Kind::Guard) {
+            self.guards = Some(guard::look(context, &task.plan.guards));
+        }
+        if kinds.contains(&Kind::Chain) {
+            self.chains = Some(chain::look(context, task.backend));
+        }
     }
 }
 
@@ -129,8 +157,8 @@ fn goes(plan: &Plan, kind: Kind) -> bool {
     }
 }
 
-fn converge(context: &mut Context<'_>, task: Task<'_>, kind: Kind, maps_are_full: bool) -> anyhow::Result<()> {
-    let Task { plan, place, backend, .. } = task;
+fn converge(context: &mut Context<'_>, task: Task<'_>, kind: Kind, carried: &mut Carried) -> anyhow::Result<()> {
+    let Task { plan, place, .. } = task;
     heart::at(kind, place);
     if place == Place::Node {
         rehearsal::perhaps_panic(kind);
@@ -145,13 +173,16 @@ fn converge(context: &mut Context<'_>, task: Task<'_>, kind: Kind, maps_are_full
             route::converge(context, &plan.routes)
         }
         Kind::Rule => rule::converge(context, &plan.rules, &owned_rules(place)),
-        Kind::Chain => chain::converge(context, backend, &plan.chains, &owned_chains(place)),
+        Kind::Chain => {
+            let owned = owned_chains(place);
+            carried.chains.take().map_or(Ok(()), |look| chain::converge(context, look?, &plan.chains, &owned))
+        }
         Kind::Set if place == Place::Node => set::converge(context, SET_PODS, plan.set.as_ref()),
-        Kind::Guard if place == Place::Node => guard::converge(context, &plan.guards),
+        Kind::Guard => carried.guards.take().map_or(Ok(()), |look| guard::converge(context, look?)),
         Kind::Map if place == Place::Node => programs::maps(context, task),
         Kind::Pin if place == Place::Node => programs::pins(context, task),
-        Kind::Program | Kind::Qdisc if place == Place::Node => programs::converge(context, task, maps_are_full),
-        Kind::Set | Kind::Guard | Kind::Map | Kind::Pin | Kind::Program | Kind::Qdisc => Ok(()),
+        Kind::Program | Kind::Qdisc if place == Place::Node => programs::converge(context, task, carried.maps_are_full),
+        Kind::Set | Kind::Map | Kind::Pin | Kind::Program | Kind::Qdisc => Ok(()),
     }
 }
 
@@ -186,7 +217,9 @@ pub(crate) fn remove_chains(
     backend: Backend,
 ) {
     let mut context = Context::new(netns, record, ledger);
-    if let Err(error) = chain::converge(&mut context, backend, &[], &owned_chains(place)) {
+    let removed =
+        chain::look(&context, backend).and_then(|look| chain::converge(&mut context, look, &[], &owned_chains(place)));
+    if let Err(error) = removed {
         context.ledger.problem(format!("{backend} chains in {}", place.name()), format!("{error:#}"));
     }
 }

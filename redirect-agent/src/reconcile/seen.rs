@@ -37,32 +37,36 @@ impl Seen {
     }
 }
 
-/// Has `look` bring a kind to the plan, unless that is only because nftables has told of it, and nothing of nftables has changed since it
-/// was found as planned.
-pub(super) fn unless_seen(
-    context: &mut Context<'_>,
-    task: Task<'_>,
-    kind: Kind,
-    look: impl FnOnce(&mut Context<'_>) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let Some(seen) = task.seen.filter(|_| is_of_nftables(kind, task.backend)) else { return look(context) };
-    // Before the look: what changes during it counts as later.
-    let generation = match context.netns.run(nftables::generation)? {
-        Ok(generation) => generation,
-        Err(error) => {
-            tracing::debug!(%error, "the generation of nftables cannot be read");
-            return look(context);
+/// What a pass knows of nftables before it looks at anything: what changes later counts as later.
+#[derive(Clone, Copy)]
+pub(super) struct Before<'a> {
+    task: Task<'a>,
+    /// `None` where nobody asks, or the kernel does not say.
+    generation: Option<u32>,
+}
+
+impl<'a> Before<'a> {
+    pub(super) fn ask(context: &Context<'_>, task: Task<'a>, kinds: &[Kind]) -> Self {
+        let asks = task.seen.is_some() && kinds.iter().any(|kind| is_of_nftables(*kind, task.backend));
+        let generation = asks.then(|| Ok(context.netns.run(nftables::generation)??)).transpose();
+        let untold = |error: anyhow::Error| tracing::debug!("the generation of nftables cannot be read: {error:#}");
+        Self { task, generation: generation.map_err(untold).ok().flatten() }
+    }
+
+    /// Whether a kind is only looked at because nftables has told of it, and nothing of nftables has changed since it was found as planned.
+    pub(super) fn knows(self, kind: Kind) -> bool {
+        let has = |generation| self.task.seen.is_some_and(|seen| seen.borrow().has(kind, generation, self.task.plan));
+        self.task.scope.is_told_of(kind) && self.generation.is_some_and(has)
+    }
+
+    /// The kind has been looked at, and was as planned.
+    pub(super) fn note(self, kind: Kind) {
+        if let (Some(seen), Some(generation)) = (self.task.seen, self.generation)
+            && is_of_nftables(kind, self.task.backend)
+        {
+            seen.borrow_mut().note(kind, generation, self.task.plan);
         }
-    };
-    if task.scope.is_told_of(kind) && seen.borrow().has(kind, generation, task.plan) {
-        return Ok(());
     }
-    let before = (context.ledger.writes.of(kind), context.ledger.problems.len());
-    look(context)?;
-    if before == (context.ledger.writes.of(kind), context.ledger.problems.len()) {
-        seen.borrow_mut().note(kind, generation, task.plan);
-    }
-    Ok(())
 }
 
 fn is_of_nftables(kind: Kind, backend: Backend) -> bool {

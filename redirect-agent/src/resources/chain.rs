@@ -11,7 +11,7 @@ use redirect_common::names::CHAIN_PREFIX;
 use super::Context;
 use super::blocked::{Reading, Source, Why};
 use super::ledger::{Kind, NOTHING};
-use crate::kernel::process;
+use crate::kernel::process::{self, Looks};
 use crate::resources::chain::backend::Backend;
 
 pub(crate) mod backend;
@@ -57,14 +57,26 @@ impl Ruleset {
     }
 }
 
-/// Makes the `desired` chains stand in `backend`, and removes those of `owned` (table, name) that are not desired.
+/// A look at all rules of a backend, under way.
+pub(crate) struct Look {
+    backend: Backend,
+    looks: Looks,
+}
+
+/// Begins to look at the rules of `backend`.
+pub(crate) fn look(context: &Context<'_>, backend: Backend) -> anyhow::Result<Look> {
+    let looks = context.netns.run(|| process::look(&backend.tool("save"), &[["-c"]]))?;
+    Ok(Look { backend, looks })
+}
+
+/// Makes the `desired` chains stand in the backend that was looked at, and removes those of `owned` (table, name) that are not desired.
 pub(crate) fn converge(
     context: &mut Context<'_>,
-    backend: Backend,
+    Look { backend, looks }: Look,
     desired: &[Chain],
     owned: &[Chain],
 ) -> anyhow::Result<()> {
-    let observed = context.netns.run(|| observe(backend))??;
+    let observed = observe(looks)?;
     hidden::ensure_none_is_ours(context, &observed.hidden, desired, owned)?;
     // All of them are about packets to meshed pods.
     let blocked = observed.dropped.filter(|_| !desired.is_empty());
@@ -88,8 +100,10 @@ pub(crate) fn converge(
     if desired.is_empty() { residue::remove(context, backend) } else { Ok(()) }
 }
 
-fn observe(backend: Backend) -> anyhow::Result<Ruleset> {
-    parse(&process::read(&backend.tool("save"), &["-c"]).context("read the iptables rules")?)
+fn observe(looks: Looks) -> anyhow::Result<Ruleset> {
+    let texts: Vec<_> =
+        looks.outcomes().into_iter().collect::<anyhow::Result<_>>().context("read the iptables rules")?;
+    parse(&texts.concat())
 }
 
 fn parse(save: &str) -> anyhow::Result<Ruleset> {
@@ -204,11 +218,11 @@ impl Edit<'_> {
         if count == 1 && rules.first() == Some(&jump) {
             return false;
         }
-        // The new one stands before the old ones go: in one commit, but also for whoever reads the script.
-        let _ = writeln!(self.body, "-I {hook} 1 {jump}");
-        for rule in rules.iter().enumerate().filter(|(_, rule)| **rule == jump).map(|(at, _)| at).rev() {
-            let _ = writeln!(self.body, "-D {hook} {}", rule + 2);
+        // By what they say: where somebody has put a rule ahead of them meanwhile, a place would be that of a rule of others.
+        for _ in 0..count {
+            let _ = writeln!(self.body, "-D {hook} {jump}");
         }
+        let _ = writeln!(self.body, "-I {hook} 1 {jump}");
         true
     }
 
@@ -266,7 +280,10 @@ mod tests {
         let save = "*mangle\n:PREROUTING ACCEPT [0:0]\n:ztunnel-PREROUTING - [0:0]\n[0:0] -A PREROUTING -j foreign\n\
             [0:0] -A PREROUTING -j ztunnel-PREROUTING\n[0:0] -A PREROUTING -j ztunnel-PREROUTING\nCOMMIT\n";
         let text = script(&[chain(&[])], save).unwrap();
-        assert_eq!(text, "*mangle\n-I PREROUTING 1 -j ztunnel-PREROUTING\n-D PREROUTING 4\n-D PREROUTING 3\nCOMMIT\n");
+        assert_eq!(
+            text,
+            "*mangle\n-D PREROUTING -j ztunnel-PREROUTING\n-D PREROUTING -j ztunnel-PREROUTING\n-I PREROUTING 1 -j ztunnel-PREROUTING\nCOMMIT\n"
+        );
     }
 
     #[test]

@@ -3,14 +3,14 @@
 
 use std::fmt;
 
-use anyhow::Context as _;
 use redirect_common::names::BRIDGE_TABLE;
 use serde::{Deserialize, Serialize};
 
 use super::Context;
 use super::blocked::{self, Reading};
 use super::ledger::{Kind, NOTHING};
-use crate::kernel::process;
+use crate::kernel::nftables;
+use crate::kernel::process::{self, Looks};
 use crate::record::Record;
 
 mod bridge;
@@ -27,6 +27,16 @@ pub(crate) enum Family {
     Bridge,
     /// Routed packets.
     Ip,
+}
+
+impl Family {
+    /// `nfgenmsg.nfgen_family`.
+    const fn number(self) -> u8 {
+        match self {
+            Self::Bridge => nftables::FAMILY_BRIDGE,
+            Self::Ip => nftables::FAMILY_IPV4,
+        }
+    }
 }
 
 /// As nft names it.
@@ -62,6 +72,8 @@ struct Table {
     want: Option<String>,
     /// Whether it is wanted, or was made.
     needed: bool,
+    /// Whether there is one, or nobody knows.
+    stands: bool,
 }
 
 impl Table {
@@ -74,12 +86,30 @@ impl Table {
 /// A table as [`blocked::of_table`] gives it; `None` when it is not there.
 type Found = Option<(String, Vec<Reading>)>;
 
+/// A look at the guards, under way.
+pub(crate) struct Look {
+    tables: Vec<Table>,
+    looks: Looks,
+}
+
+/// Begins to look at the guards that are to stand, or may stand: each costs a process, so all at once.
+pub(crate) fn look(context: &Context<'_>, desired: &Guards) -> anyhow::Result<Look> {
+    context.netns.run(|| {
+        let tables = tables(context.record, desired);
+        let families: Vec<_> =
+            tables.iter().filter(|table| table.stands).map(|table| table.family.to_string()).collect();
+        let each: Vec<_> = families.iter().map(|family| ["-nn", "list", "table", family, BRIDGE_TABLE]).collect();
+        Look { looks: process::look("nft", &each), tables }
+    })
+}
+
 /// Makes the guards stand; those that are not wanted go.
-pub(crate) fn converge(context: &mut Context<'_>, desired: &Guards) -> anyhow::Result<()> {
-    let tables = tables(context.record, desired);
-    let mut changes = Vec::new();
-    for (table, found) in tables.iter().zip(context.netns.run(|| observe(&tables))?) {
-        changes.extend(compare(context, table, found?)?);
+pub(crate) fn converge(context: &mut Context<'_>, Look { tables, looks }: Look) -> anyhow::Result<()> {
+    let (mut changes, mut texts) = (Vec::new(), looks.outcomes().into_iter());
+    for table in &tables {
+        let text = if table.stands { texts.next() } else { None };
+        let found = text.map(|text| context.netns.run(|| found(table, text))?).transpose()?.flatten();
+        changes.extend(compare(context, table, found)?);
     }
     let together = changes.len() > 1 && write_together(context, &changes)?;
     for change in &changes {
@@ -89,7 +119,7 @@ pub(crate) fn converge(context: &mut Context<'_>, desired: &Guards) -> anyhow::R
     Ok(())
 }
 
-/// Those that are to stand, and those that may.
+/// Those that are to stand, and those that may, in the calling thread's network namespace.
 fn tables(record: &Record, desired: &Guards) -> Vec<Table> {
     let wanted = [
         (Family::Bridge, desired.bridge.as_ref().map(bridge::render)),
@@ -98,7 +128,7 @@ fn tables(record: &Record, desired: &Guards) -> Vec<Table> {
     let concerns = |(family, want): &(Family, Option<String>)| want.is_some() || record.may_have_guard(*family);
     let table = |(family, want): (Family, Option<String>)| {
         let needed = want.is_some() || record.has_guard(family);
-        Table { family, want, needed }
+        Table { family, want, needed, stands: may_stand(family) }
     };
     wanted.into_iter().filter(concerns).map(table).collect()
 }
@@ -158,25 +188,19 @@ fn book(context: &mut Context<'_>, change: &Change<'_>, outcome: anyhow::Result<
     Ok(())
 }
 
-/// What there is of each, read side by side, as each look costs a process.
-fn observe(tables: &[Table]) -> Vec<anyhow::Result<Found>> {
-    let families: Vec<_> = tables.iter().map(|table| table.family.to_string()).collect();
-    let looks: Vec<_> = families.iter().map(|family| ["-nn", "list", "table", family, BRIDGE_TABLE]).collect();
-    let looks: Vec<_> = looks.iter().map(|args| &args[..]).collect();
-    let texts = process::read_each("nft", &looks);
-    tables.iter().zip(texts).map(|(table, text)| found(table, text)).collect()
+/// By a question of our own: nft, asked for a table that is not there, does not say so in a way of which one can be certain, and to list all
+/// tables it reads all rules, which takes most of a second beside those of 5,000 services.
+fn may_stand(family: Family) -> bool {
+    nftables::table_stands(family.number(), BRIDGE_TABLE).unwrap_or(true)
 }
 
-/// That there is no nft is an error only where a table is needed. Which tables there are is asked only when this one cannot be had: for the
-/// answer nft reads all rules of all others, which takes most of a second beside those of 5,000 services.
+/// What nft has said of a table that stood. That there is no nft is an error only where a table is needed.
 fn found(table: &Table, text: anyhow::Result<String>) -> anyhow::Result<Found> {
-    let failed = match text {
-        Ok(text) => return Ok(Some(blocked::of_table(&text))),
-        Err(error) if !table.needed && process::is_missing(&error) => return Ok(None),
-        Err(error) => error,
-    };
-    let tables = process::read("nft", &["list", "tables", &table.family.to_string()]);
-    let tables = tables.context("without nftables, packets would pass ztunnel by")?;
-    let name = table.name();
-    if tables.lines().any(|line| line == name) { Err(failed) } else { Ok(None) }
+    match text {
+        Ok(text) => Ok(Some(blocked::of_table(&text))),
+        Err(error) if !table.needed && process::is_missing(&error) => Ok(None),
+        // It has gone meanwhile.
+        Err(_) if !may_stand(table.family) => Ok(None),
+        Err(error) => Err(error),
+    }
 }

@@ -7,6 +7,7 @@ mod fight;
 mod plugin;
 
 use std::collections::BTreeSet;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
@@ -162,8 +163,9 @@ impl Place {
 
     /// Breaks some things, the first of which must be there, and waits until everything is as it was.
     fn puts_back(&self, lab: &mut Lab, things: &[&Removal], figures: &mut Figures) -> Result<()> {
+        let several = things.len() > 1;
         // Of several one or the other was broken before, and is counted on.
-        if things.len() > 1 {
+        if several {
             next_agent(lab)?;
         } else {
             forget_fights(lab)?;
@@ -179,7 +181,11 @@ impl Place {
             }
         }
         let broken = SystemTime::now();
-        let rests = |status: &Status| things.len() == 1 || quiet(status);
+        if several {
+            // Whoever asks takes time from the repair as well.
+            thread::sleep(QUIET);
+        }
+        let rests = |status: &Status| !several || quiet(status);
         let repaired = |status: &Status| status.settled && status.total_repairs() > before && rests(status);
         lab.wait_until(REPAIR, "settled with a repair more", repaired)?;
         // With a link go its addresses, routes and settings.
