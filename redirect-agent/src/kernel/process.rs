@@ -43,7 +43,7 @@ pub(crate) fn started() -> u64 {
 
 /// Has `program` look at something, and returns what it printed; see [`run`].
 pub(crate) fn read(program: &str, args: &[&str]) -> anyhow::Result<String> {
-    run(program, args, "")
+    run(program, args, Task::Look)
 }
 
 /// Looks of a tool, side by side, that go on while something else is done.
@@ -53,11 +53,11 @@ pub(crate) struct Looks {
 }
 
 /// Has `program` begin to look at several things, each with arguments of its own, in the calling thread's network namespace; see [`run`]. They
-/// end with this thread: see `end_with_us`.
+/// may outlive the agent, as they change nothing.
 pub(crate) fn look<const N: usize>(program: &str, each: &[[&str; N]]) -> Looks {
     let looks = each.iter().map(|args| {
-        let (child, program, args) = (start(program, args), program.to_owned(), args.map(str::to_owned));
-        thread::spawn(move || attend(&mut child?, &program, &args.each_ref().map(String::as_str), ""))
+        let (child, program, args) = (start(program, args, Task::Look), program.to_owned(), args.map(str::to_owned));
+        thread::spawn(move || attend(&mut child?, &program, &args.each_ref().map(String::as_str), Task::Look))
     });
     Looks { program: program.to_owned(), looks: looks.collect() }
 }
@@ -73,16 +73,28 @@ impl Looks {
 
 /// Has `program` change something, as `args` and `input` say; see [`run`].
 pub(crate) fn write(program: &str, args: &[&str], input: &str) -> anyhow::Result<()> {
-    fault::write(Way::Batch, || format!("{program} {}", args.join(" ")), || run(program, args, input).map(drop))
+    fault::write(
+        Way::Batch,
+        || format!("{program} {}", args.join(" ")),
+        || run(program, args, Task::Change(input)).map(drop),
+    )
 }
 
-/// Runs `program` with `args` in the calling thread's network namespace, gives it `input`, and returns what it printed.
+/// What a tool is run for.
+#[derive(Clone, Copy)]
+enum Task<'a> {
+    Look,
+    /// To change something, as the text says that it reads.
+    Change(&'a str),
+}
+
+/// Runs `program` with `args` in the calling thread's network namespace, and returns what it printed.
 ///
 /// # Errors
 /// The program is missing, exits with a status other than 0, prints too much, or runs past the deadline.
-fn run(program: &str, args: &[&str], input: &str) -> anyhow::Result<String> {
-    let mut child = start(program, args)?;
-    waiting_for(program, || attend(&mut child, program, args, input))
+fn run(program: &str, args: &[&str], task: Task<'_>) -> anyhow::Result<String> {
+    let mut child = start(program, args, task)?;
+    waiting_for(program, || attend(&mut child, program, args, task))
 }
 
 fn waiting_for<T>(program: &str, wait: impl FnOnce() -> T) -> T {
@@ -92,10 +104,12 @@ fn waiting_for<T>(program: &str, wait: impl FnOnce() -> T) -> T {
     outcome
 }
 
-fn attend(child: &mut Child, program: &str, args: &[&str], input: &str) -> anyhow::Result<String> {
+fn attend(child: &mut Child, program: &str, args: &[&str], task: Task<'_>) -> anyhow::Result<String> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let out = thread::scope(|scope| {
-        scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input.as_bytes())));
+        if let (Some(mut pipe), Task::Change(input)) = (stdin, task) {
+            scope.spawn(move || pipe.write_all(input.as_bytes()));
+        }
         let stdout = scope.spawn(move || drain(stdout));
         let stderr = scope.spawn(move || drain(stderr));
         let status = wait(child);
@@ -117,22 +131,26 @@ pub(crate) fn is_missing(error: &anyhow::Error) -> bool {
     cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::NotFound)
 }
 
-fn start(program: &str, args: &[&str]) -> anyhow::Result<Child> {
+fn start(program: &str, args: &[&str], task: Task<'_>) -> anyhow::Result<Child> {
     let mut command = Command::new(program);
     // The C locale keeps messages parseable; a group of its own keeps a terminal's Ctrl-C from ending it half-way.
     command.args(args).env("LC_ALL", "C").process_group(0);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    end_with_us(&mut command);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if let Task::Change(_) = task {
+        command.stdin(Stdio::piped());
+        end_with_us(&mut command);
+    }
     let child = command.spawn().with_context(|| format!("start {program} (is its package installed?)"))?;
     STARTED.fetch_add(1, Ordering::Relaxed);
     Ok(child)
 }
 
 /// The kernel ends the tool with the agent. One that outlived it, waiting for the xtables lock, would write after the next agent
-/// has read back, or after a cleanup.
+/// has read back, or after a cleanup. One that only looks may: it is not worth what this costs, a fork that copies the agent's page tables
+/// where the standard library would otherwise share its memory until exec.
 ///
-/// To the kernel the parent is the thread that forks (`forget_original_parent`, `kernel/exit.c`): that is the one in [`run`], which waits there
-/// for the tool's end, or the one in [`look`], which is the loop's and ends with the agent.
+/// To the kernel the parent is the thread that forks (`forget_original_parent`, `kernel/exit.c`): that is the one in [`run`],
+/// which waits there for the tool's end.
 fn end_with_us(command: &mut Command) {
     let parent = getpid();
     let in_child = move || {
@@ -196,23 +214,23 @@ mod tests {
     use std::os::unix::process::ExitStatusExt as _;
     use std::thread;
 
-    use super::{is_missing, look, run, start, wait};
+    use super::{Task, is_missing, look, read, run, start, wait};
 
     #[test]
     fn a_tool_ends_with_who_runs_it() {
-        let mut tool = thread::spawn(|| start("sleep", &["30"]).unwrap()).join().unwrap();
+        let mut tool = thread::spawn(|| start("sleep", &["30"], Task::Change("")).unwrap()).join().unwrap();
         assert_eq!(wait(&mut tool).unwrap().signal(), Some(9));
     }
 
     #[test]
     fn input_output_and_status() {
-        assert_eq!(run("cat", &[], "hello").unwrap(), "hello");
-        assert_eq!(run("sh", &["-c", "echo beware >&2"], "").unwrap(), "", "what a tool warns of is no failure");
-        let error = run("sh", &["-c", "echo no >&2; exit 3"], "").unwrap_err().to_string();
+        assert_eq!(run("cat", &[], Task::Change("hello")).unwrap(), "hello");
+        assert_eq!(read("sh", &["-c", "echo beware >&2"]).unwrap(), "", "what a tool warns of is no failure");
+        let error = read("sh", &["-c", "echo no >&2; exit 3"]).unwrap_err().to_string();
         assert!(error.contains("exit status: 3") && error.contains("no"), "{error}");
-        let error = run("/no/such/tool", &[], "").unwrap_err();
+        let error = read("/no/such/tool", &[]).unwrap_err();
         assert!(error.to_string().contains("package") && is_missing(&error));
-        assert!(!is_missing(&run("false", &[], "").unwrap_err()));
+        assert!(!is_missing(&read("false", &[]).unwrap_err()));
     }
 
     #[test]
