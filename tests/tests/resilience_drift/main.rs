@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
+use redirect_common::names::TUNNELS;
 use redirect_lab::bpf::random::Random;
 use redirect_lab::demo::ZTUNNEL;
 use redirect_lab::drift::{
@@ -99,6 +100,12 @@ fn a_fight_is_told_of_and_costs_little() -> Result<()> {
     fight::is_told_of_and_costs_little()
 }
 
+/// The tunnel's link that a thing has to do with.
+fn tunnel_of(thing: &Removal) -> Option<&'static str> {
+    let links = TUNNELS.iter().flat_map(|tunnel| [tunnel.node_link, tunnel.proxy_link]);
+    links.into_iter().find(|link| thing.what.split_whitespace().any(|word| word == *link))
+}
+
 /// Nothing was put back for a while. Of several things the first may be back and the others not: who looks at everything then, with a dozen
 /// tools, takes both processors from the repair that is to be measured.
 fn quiet(status: &Status) -> bool {
@@ -141,14 +148,18 @@ impl Place {
         Ok(Self { name, netns, golden, breaks })
     }
 
-    /// Different things at random, of which no more than two are of one kind of object: a link that is broken three times is fought over.
-    /// Where only what is `told` is wanted, the kernel tells of each.
+    /// Different things at random, of which no more than two are of one kind of object, or have to do with one tunnel's link: a link that is
+    /// broken three times is fought over, and so is the neighbour that goes with its link, with its address, and with its MAC address. Where
+    /// only what is `told` is wanted, the kernel tells of each.
     fn several(&self, random: &mut Random, told: bool) -> Vec<&Removal> {
         let mut left: Vec<_> = self.breaks.iter().filter(|thing| thing.told || !told).collect();
         let mut things: Vec<&Removal> = Vec::new();
         while things.len() < AT_ONCE && !left.is_empty() {
             let thing = left.swap_remove(random.below(left.len()));
-            if things.iter().filter(|other| other.section == thing.section).count() < 2 {
+            let tunnel = tunnel_of(thing);
+            let alike =
+                |other: &&&Removal| other.section == thing.section || tunnel.is_some() && tunnel_of(other) == tunnel;
+            if things.iter().filter(alike).count() < 2 {
                 things.push(thing);
             }
         }
