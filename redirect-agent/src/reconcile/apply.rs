@@ -130,8 +130,9 @@ fn pass(context: &mut Context<'_>, task: Task<'_>, kinds: &[Kind]) {
 /// What a pass carries from kind to kind.
 struct Carried {
     maps_are_full: bool,
+    /// Whether the looks by tools have been begun: as they take longest, all are when the first is wanted, and what needs none does not
+    /// wait for them.
     looks: bool,
-    /// Looks by tools, which take longest: all are begun when the first is wanted, and what needs none does not wait for them.
     guards: Option<anyhow::Result<guard::Look>>,
     chains: Option<anyhow::Result<chain::Look>>,
 }

@@ -39,6 +39,7 @@ const KINDS: usize = 18;
 const ROUNDS: usize = 3;
 const ROUNDS_LONG: usize = 60;
 const AT_ONCE: usize = 5;
+/// How long nothing has been put back when all of several things are.
 const QUIET: Duration = Duration::from_secs(1);
 const SEED: u64 = 5;
 
