@@ -32,7 +32,7 @@ enum Event {
     Closed,
 }
 
-/// How often a guest is started whose kernel breaks before any of our programs has run in it: that is the emulator's doing.
+/// How often a guest is started whose kernel breaks, or that ends, before any of our programs has run in it: that is the emulator's doing.
 const STARTS: u32 = 2;
 
 /// Runs `guest` to its end.
@@ -67,6 +67,8 @@ struct Session {
     deadline: Instant,
     /// How long it took until the command was started, if it was.
     boot: Option<Duration>,
+    /// Whether QEMU has ended by itself. It aborts now and then in its first seconds (`iotlb_to_section: Assertion … failed`).
+    ended: bool,
     watch: Watch,
     log: File,
     stderr: String,
@@ -90,7 +92,7 @@ impl Session {
         read_frames(port.try_clone().context("share a socket")?, sender);
         let deadline = started + deadline;
         let (watch, stderr) = (Watch::default(), String::new());
-        Ok(Self { qemu, port, events, started, deadline, boot: None, watch, log, stderr })
+        Ok(Self { qemu, port, events, started, deadline, boot: None, ended: false, watch, log, stderr })
     }
 
     fn watch(&mut self, output: &mut dyn FnMut(&[u8])) -> Result<Outcome> {
@@ -107,7 +109,10 @@ impl Session {
                     let total = self.started.elapsed();
                     return Ok(Outcome { status, boot: self.boot.unwrap_or(total), total });
                 }
-                Event::Closed => bail!("the guest ended before its command did"),
+                Event::Closed => {
+                    self.ended = true;
+                    bail!("the guest ended before its command did");
+                }
                 Event::Console(_) | Event::Stderr(_) => {}
             }
         }
@@ -150,7 +155,7 @@ impl Session {
     }
 
     fn broke_while_booting(&self) -> bool {
-        self.boot.is_none() && self.watch.broken().is_some()
+        self.boot.is_none() && (self.ended || self.watch.broken().is_some())
     }
 
     fn acknowledge(&mut self) -> Result<()> {
