@@ -49,6 +49,11 @@ impl Facts {
         let link = self.links.iter().find(|link| link.index == route.index)?;
         matches!(link.kind.as_deref(), Some("veth" | "bridge")).then_some(link)
     }
+
+    /// Whether the node has an interface of this name.
+    pub(crate) fn has_link(&self, name: &str) -> bool {
+        self.links.iter().any(|link| link.name == name)
+    }
 }
 
 impl Direct {

@@ -146,7 +146,9 @@ fn way(inputs: &Inputs<'_>, Seated { seat, proxy }: Seated<'_>) -> Option<Way> {
     inputs.node_ip?;
     let IpAddr::V4(proxy_ip) = proxy.ip else { return None };
     let answers = if inputs.beside.is_some() { seat.way_back() } else { PROXY_RETURN };
-    Some(Way { proxy: proxy_ip, port: inputs.tunnel_port, device: proxy.host.device().to_owned(), answers })
+    let host = &proxy.host;
+    let gone = host.bridge.is_some() && !inputs.facts.has_link(&host.veth);
+    Some(Way { proxy: proxy_ip, port: inputs.tunnel_port, device: host.device().to_owned(), gone, answers })
 }
 
 /// What must stand in ztunnel's namespace; nothing without tunnels.
@@ -201,7 +203,7 @@ fn node_routes(inputs: &Inputs<'_>, ends: &Ends<'_>) -> BTreeSet<Route> {
 fn leads_to<'a>(inputs: &Inputs<'_>, proxy: &'a Proxy) -> Option<(Ipv4Addr, &'a str)> {
     let device = proxy.host.device();
     match proxy.ip {
-        IpAddr::V4(ip) if inputs.facts.links.iter().any(|link| link.name == device) => Some((ip, device)),
+        IpAddr::V4(ip) if inputs.facts.has_link(device) => Some((ip, device)),
         _ => None,
     }
 }

@@ -85,9 +85,25 @@ fn the_node_reads_as_designed() {
     );
     assert_eq!(plan.set, Some(meshed));
     let ways = plan.guards.destination.map(|destination| destination.ways).unwrap_or_default();
-    let way = Way { proxy: "10.244.2.3".parse().unwrap(), port: 6081, device: "vethz".into(), answers: PROXY_RETURN };
+    let (proxy, device) = ("10.244.2.3".parse().unwrap(), "vethz".into());
+    let way = Way { proxy, port: 6081, device, gone: false, answers: PROXY_RETURN };
     assert_eq!(ways, [way]);
     assert_eq!(plan.guards.bridge, None);
+}
+
+#[test]
+fn a_bridge_without_ztunnels_port_leads_nowhere() {
+    let (facts, meshed, mut behind) = (facts(), BTreeSet::new(), ztunnel());
+    behind.host.bridge = Some(("cni0".into(), [2, 0, 0, 0, 0, 5]));
+    let mut unplugged = facts.clone();
+    unplugged.links.retain(|link| link.name != behind.host.veth);
+    let gone = |facts: &Facts, proxy: &Proxy| {
+        let guards = node(&inputs(facts, &meshed, Some(proxy))).guards;
+        guards.destination.map(|destination| destination.ways[0].gone)
+    };
+    assert_eq!(gone(&facts, &behind), Some(false));
+    assert_eq!(gone(&unplugged, &behind), Some(true));
+    assert_eq!(gone(&unplugged, &ztunnel()), Some(false), "its name says as much");
 }
 
 #[test]

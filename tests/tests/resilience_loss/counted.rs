@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use redirect_lab::client::probe;
+use redirect_lab::command::Cmd;
 use redirect_lab::demo::SETTLE;
 use redirect_lab::lab::Lab;
 use redirect_lab::layout::{NODE, PROXY_NAMESPACE, REMOTE};
@@ -24,6 +25,7 @@ const BLOCKED: [(&str, &str, &str); 4] = [
 
 /// ztunnel is `proxy`, and goes; then `next` comes.
 pub(super) fn counted(lab: &mut Lab, proxy: &str, next: &str) -> Result<()> {
+    let former = lab.pod(proxy)?.ip()?;
     lab.remove_pod(proxy)?;
     lab.wait_until(SETTLE, "without a proxy", is_without)?;
     let before = looked_again(lab)?;
@@ -35,6 +37,8 @@ pub(super) fn counted(lab: &mut Lab, proxy: &str, next: &str) -> Result<()> {
     // Whoever spoke with a ztunnel that has gone says it again now and then.
     let more = total(&looked_again(lab)?) - total(&before);
     ensure!(more < MANY * PACKETS, "{more} more packets are counted as blocked");
+    // As the kernel does by itself after half a minute, behind a bridge: it asks for ztunnel's MAC address then.
+    Cmd::line(&format!("ip neigh flush to {former}")).netns(&lab.node()).run()?;
     for (from, to, why) in BLOCKED {
         let before = count(&looked_again(lab)?, why);
         let seen = probe(&lab.place(from)?, lab.target(to)?, None);

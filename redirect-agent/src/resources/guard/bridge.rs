@@ -154,6 +154,7 @@ mod tests {
             proxy: Ipv4Addr::new(10, 244, 1, 9),
             port: 6081,
             device: "cni0".into(),
+            gone: false,
             answers: redirect_common::names::PROXY_RETURN,
         };
         GuardedProxy { port: "vethz".into(), mac: [2, 0, 0, 0, 0, 5], way: Some(way) }

@@ -35,8 +35,18 @@ pub(crate) struct Way {
     pub(crate) port: u16,
     /// The node's device that leads there.
     pub(crate) device: String,
+    /// Whether that is a bridge whose port to ztunnel is gone, so that it leads nowhere. It would ask for ztunnel's MAC address, in vain, as soon
+    /// as the kernel has forgotten it, and what waits for the answer is dropped without being counted (`arp_error_report`, `net/ipv4/arp.c`).
+    pub(crate) gone: bool,
     /// The mark of what is on its way back to it.
     pub(crate) answers: Mark,
+}
+
+impl Way {
+    /// What matches whatever does not go that way.
+    fn astray(&self) -> String {
+        if self.gone { String::new() } else { format!("oifname != \"{}\" ", self.device) }
+    }
 }
 
 /// The table as `nft -nn list` prints it: protocol 6 is TCP, direction 0 the original one, address type 2 local; state 0x8 is
@@ -48,14 +58,15 @@ pub(super) fn render(ways: &[Way]) -> String {
     for device in devices {
         let _ = writeln!(contain, "oifname \"{device}\" icmp type 5 drop");
     }
-    let [no_way, gone, stray] = [Why::Outbound, Why::Answer, Why::Stray].map(Why::drop);
-    for Way { proxy, port, device, answers: mark } in ways {
+    let [no_way, lost, stray] = [Why::Outbound, Why::Answer, Why::Stray].map(Why::drop);
+    for way @ Way { proxy, port, answers: mark, .. } in ways {
+        let astray = way.astray();
         // Counted as what the tunnel could not send.
-        let _ = writeln!(contain, "ip daddr {proxy} udp dport {port} oifname != \"{device}\" drop");
-        let _ = writeln!(answers, "{} oifname != \"{device}\" {gone}", answering(*mark));
+        let _ = writeln!(contain, "ip daddr {proxy} udp dport {port} {astray}drop");
+        let _ = writeln!(answers, "{} {astray}{lost}", answering(*mark));
     }
     if ways.is_empty() {
-        let _ = writeln!(answers, "{} {gone}", answering(PROXY_RETURN));
+        let _ = writeln!(answers, "{} {lost}", answering(PROXY_RETURN));
     }
     let (table, hidden) = (BRIDGE_TABLE, ISTIOOUT.proxy_addr);
     let (into, out) = (ISTIOIN.node_link, ISTIOOUT.node_link);
@@ -115,8 +126,13 @@ mod tests {
 
     #[test]
     fn reads_as_nft_prints_it() {
-        let way =
-            Way { proxy: Ipv4Addr::new(10, 244, 1, 6), port: 6081, device: "veth1".to_owned(), answers: PROXY_RETURN };
+        let way = Way {
+            proxy: Ipv4Addr::new(10, 244, 1, 6),
+            port: 6081,
+            device: "veth1".to_owned(),
+            gone: false,
+            answers: PROXY_RETURN,
+        };
         let printed = "table ip ztunnel { \
             chain hide { ct mark set ct mark | 0x00000100 ip daddr set 192.168.127.2 accept } \
             chain destination { type nat hook prerouting priority -101; policy accept; \
@@ -151,6 +167,13 @@ mod tests {
              ip daddr 10.244.1.2 udp dport 6081 oifname != \"veth2\" drop } }",
         ] {
             assert!(both.contains(rule), "{both}");
+        }
+        let gone = folded(&[Way { gone: true, ..way }]);
+        for rule in [
+            "oifname \"veth1\" icmp type 5 drop ip daddr 10.244.1.6 udp dport 6081 drop } }",
+            "ip protocol 6 meta mark & 0x00000240 == 0x00000040 counter drop comment \"answer\" ct mark",
+        ] {
+            assert!(gone.contains(rule), "{gone}");
         }
         // Without a ztunnel nothing may be on its way to it.
         let none = folded(&[]);
