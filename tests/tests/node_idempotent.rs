@@ -44,7 +44,9 @@ fn a_second_time_changes_nothing() -> Result<()> {
         ensure!(changes.is_empty(), "{changes}");
         Ok(())
     });
-    checks.check("what it has put back it does not read again for having written it", || reads_back_once(&mut lab));
+    checks.check("it puts back with two tools, and does not read it again for having written it", || {
+        by_two_tools(&mut lab)
+    });
     checks.finish()
 }
 
@@ -56,8 +58,11 @@ fn no_writes_after(lab: &Lab, writes: u64, reconciles: u64) -> Result<()> {
     Ok(())
 }
 
-/// nftables tells the agent of the agent's own writes too.
-fn reads_back_once(lab: &mut Lab) -> Result<()> {
+/// One says what is wrong, and one writes. That all is well again the kernel says without one. nftables tells the agent of the agent's
+/// own writes too.
+const TOOLS: u64 = 2;
+
+fn by_two_tools(lab: &mut Lab) -> Result<()> {
     lab.stop_agent(Signal::TERM)?;
     // What the timer reads takes tools as well, and so does the look at neighbours.
     let before = looks_at_neighbours(lab)?;
@@ -67,7 +72,10 @@ fn reads_back_once(lab: &mut Lab) -> Result<()> {
         Ok(())
     })?;
     for (kind, command) in changes(lab) {
+        let before = lab.status()?.processes;
         let put_back = breaks(lab, kind, &command)?;
+        let tools = put_back.processes - before;
+        ensure!(tools == TOOLS, "after `{command}` it took {tools} tools");
         // It comes after what nftables tells of that write.
         let later = breaks(lab, "rule", &format!("ip rule del priority {}", RULE_PROXY_RETURN.0))?;
         let more = later.processes - put_back.processes;

@@ -1,6 +1,8 @@
 //! What nfnetlink's notifications say of nftables: which table, and which chain in it, is another now. No more of them is read.
+//! [`ask`] has questions of our own, and [`image`] what the kernel holds.
 
 mod ask;
+pub(crate) mod image;
 
 pub(crate) use ask::{generation, table_stands};
 
@@ -69,29 +71,39 @@ fn attribute(attributes: &[u8], wanted: u16) -> Option<&str> {
 }
 
 /// What the first attribute of this type holds.
-fn value(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    loop {
-        let header: [u8; ATTRIBUTE] = *attributes.first_chunk()?;
+fn value(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+/// Attributes, each with its type and what it holds, as far as they can be made out.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let header: [u8; ATTRIBUTE] = *bytes.first_chunk()?;
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        let value = attributes.get(ATTRIBUTE..length)?;
-        if u16::from_ne_bytes([header[2], header[3]]) & TYPE == wanted {
-            return Some(value);
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
-    }
+        let value = bytes.get(ATTRIBUTE..length)?;
+        bytes = bytes.get(length.next_multiple_of(ATTRIBUTE)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([header[2], header[3]]) & TYPE, value))
+    })
+}
+
+/// An attribute that holds `value`.
+fn attribute_of(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = ATTRIBUTE + value.len();
+    // What does not fit is none that the kernel could have made, or would take.
+    let header = [u16::try_from(length).unwrap_or(u16::MAX).to_ne_bytes(), kind.to_ne_bytes()].concat();
+    let mut bytes = [&header, value].concat();
+    bytes.resize(length.next_multiple_of(ATTRIBUTE), 0);
+    bytes
+}
+
+/// One that holds `text` and a zero behind it.
+fn string(kind: u16, text: &str) -> Vec<u8> {
+    attribute_of(kind, &[text.as_bytes(), &[0]].concat())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn name(kind: u16, text: &str) -> Vec<u8> {
-        let length = u16::try_from(ATTRIBUTE + text.len() + 1).unwrap();
-        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-        bytes.extend(text.bytes().chain([0]));
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
 
     fn message(subsystem: u8, kind: u8, family: u8, attributes: &[Vec<u8>]) -> Vec<u8> {
         let body = attributes.concat();
@@ -107,14 +119,14 @@ mod tests {
     #[test]
     fn tables_and_chains_are_told_and_the_end_of_a_transaction_is_not() {
         let datagram = [
-            message(SUBSYSTEM, 6, 2, &[name(TABLE_NAME, "mangle"), name(RULE_CHAIN, "PREROUTING"), name(7, "x")]),
+            message(SUBSYSTEM, 6, 2, &[string(TABLE_NAME, "mangle"), string(RULE_CHAIN, "PREROUTING"), string(7, "x")]),
             message(
                 SUBSYSTEM,
                 5,
                 2,
-                &[name(TABLE_NAME, "nat"), vec![12, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 1], name(CHAIN_NAME, "A")],
+                &[string(TABLE_NAME, "nat"), vec![12, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 1], string(CHAIN_NAME, "A")],
             ),
-            message(SUBSYSTEM, 2, 7, &[name(TABLE_NAME, "ztunnel")]),
+            message(SUBSYSTEM, 2, 7, &[string(TABLE_NAME, "ztunnel")]),
             message(SUBSYSTEM, NEW_GENERATION, 0, &[vec![8, 0, 1, 0, 0, 0, 0, 9]]),
         ]
         .concat();
@@ -130,7 +142,7 @@ mod tests {
 
     #[test]
     fn what_is_not_clear_is_not_guessed() {
-        let table = || name(TABLE_NAME, "mangle");
+        let table = || string(TABLE_NAME, "mangle");
         assert_eq!(changes(&message(1, 6, 2, &[table()])), None, "another subsystem");
         assert_eq!(changes(&message(SUBSYSTEM, 6, 2, &[table()])), None, "a rule in no chain");
         assert_eq!(changes(&message(SUBSYSTEM, 0, 2, &[])), None);

@@ -75,7 +75,7 @@ pub(crate) struct Task<'a> {
     /// Where they are pinned.
     pub(crate) bpf_dir: &'a Path,
     /// What of nftables has been found as planned; for whoever looks once, nothing.
-    pub(crate) seen: Option<&'a RefCell<Seen>>,
+    pub(crate) seen: Option<&'a Seen>,
     /// Which kinds are looked at.
     pub(crate) scope: Scope,
 }
@@ -84,9 +84,9 @@ pub(crate) struct Task<'a> {
 /// hang on what it wrote, has been read back by it already.
 pub(crate) fn settle(netns: &mut Netns, record: &mut Record, ledger: &mut Ledger, task: Task<'_>) {
     let mut kinds: Vec<Kind> = ORDER.into_iter().filter(|kind| task.scope.covers(*kind)).collect();
-    for _ in 0..PASSES {
+    for pass in 0..PASSES {
         let (writes, problems) = (ledger.writes.clone(), ledger.problems.len());
-        pass(&mut Context::new(netns, record, ledger), task, &kinds);
+        self::pass(&mut Context::new(netns, record, ledger), task, &kinds, pass > 0);
         let wrote = |kind| ledger.writes.of(kind) > writes.of(kind);
         kinds.retain(|kind| {
             let on_links = matches!(kind, Kind::Address | Kind::Neighbour | Kind::Sysctl | Kind::Route | Kind::Program);
@@ -100,7 +100,8 @@ pub(crate) fn settle(netns: &mut Netns, record: &mut Record, ledger: &mut Ledger
     ledger.problem(task.place.name(), message);
 }
 
-fn pass(context: &mut Context<'_>, task: Task<'_>, kinds: &[Kind]) {
+/// `reads_back` is whether it is for what an earlier pass has written.
+fn pass(context: &mut Context<'_>, task: Task<'_>, kinds: &[Kind], reads_back: bool) {
     let down = *task.plan == Plan::default();
     let mut kinds = kinds.to_vec();
     if down {
@@ -113,7 +114,7 @@ fn pass(context: &mut Context<'_>, task: Task<'_>, kinds: &[Kind]) {
     let mut carried = Carried { maps_are_full: true, looks: false, guards: None, chains: None };
     for (at, kind) in kinds.iter().copied().enumerate() {
         if matches!(kind, Kind::Guard | Kind::Chain) && !std::mem::replace(&mut carried.looks, true) {
-            carried.look(context, task, &kinds[at..]);
+            carried.look(context, task, &kinds[at..], reads_back);
         }
         let (writes, problems) = (context.ledger.writes.of(kind), context.ledger.problems.len());
         if let Err(error) = converge(context, task, kind, &mut carried) {
@@ -128,22 +129,31 @@ fn pass(context: &mut Context<'_>, task: Task<'_>, kinds: &[Kind]) {
 }
 
 /// What a pass carries from kind to kind.
-struct Carried {
+struct Carried<'a> {
     maps_are_full: bool,
-    /// Whether the looks by tools have been begun: as they take longest, all are when the first is wanted, and what needs none does not
-    /// wait for them.
+    /// Whether the looks at nftables and iptables have been begun: as tools take longest, all are when the first is wanted, and what needs
+    /// none does not wait for them.
     looks: bool,
-    guards: Option<anyhow::Result<guard::Look>>,
-    chains: Option<anyhow::Result<chain::Look>>,
+    guards: Option<anyhow::Result<guard::Look<'a>>>,
+    /// None also where they are known to stand.
+    chains: Option<anyhow::Result<chain::Look<'a>>>,
 }
 
-impl Carried {
-    fn look(&mut self, context: &Context<'_>, task: Task<'_>, kinds: &[Kind]) {
+impl<'a> Carried<'a> {
+    fn look(&mut self, context: &Context<'_>, task: Task<'a>, kinds: &[Kind], reads_back: bool) {
+        let known = task.seen.map(|seen| &seen.known);
         if task.place == Place::Node && kinds.contains(&Kind::Guard) {
-            self.guards = Some(guard::look(context, &task.plan.guards));
+            self.guards = Some(guard::look(context, &task.plan.guards, known));
         }
         if kinds.contains(&Kind::Chain) {
-            self.chains = Some(chain::look(context, task.backend));
+            // The timer's look is at whatever may be wrong, and at what has been counted.
+            let known_suffices = known.filter(|_| reads_back || task.scope.is_told_of(Kind::Chain));
+            let stands = |known| chain::stand(context, task.backend, &task.plan.chains, known);
+            self.chains = match known_suffices.map_or(Ok(false), stands) {
+                Ok(true) => None,
+                Ok(false) => Some(chain::look(context, task.backend, known)),
+                Err(error) => Some(Err(error)),
+            };
         }
     }
 }
@@ -158,7 +168,7 @@ fn goes(plan: &Plan, kind: Kind) -> bool {
     }
 }
 
-fn converge(context: &mut Context<'_>, task: Task<'_>, kind: Kind, carried: &mut Carried) -> anyhow::Result<()> {
+fn converge(context: &mut Context<'_>, task: Task<'_>, kind: Kind, carried: &mut Carried<'_>) -> anyhow::Result<()> {
     let Task { plan, place, .. } = task;
     heart::at(kind, place);
     if place == Place::Node {
@@ -218,8 +228,8 @@ pub(crate) fn remove_chains(
     backend: Backend,
 ) {
     let mut context = Context::new(netns, record, ledger);
-    let removed =
-        chain::look(&context, backend).and_then(|look| chain::converge(&mut context, look, &[], &owned_chains(place)));
+    let removed = chain::look(&context, backend, None)
+        .and_then(|look| chain::converge(&mut context, look, &[], &owned_chains(place)));
     if let Err(error) = removed {
         context.ledger.problem(format!("{backend} chains in {}", place.name()), format!("{error:#}"));
     }

@@ -1,12 +1,12 @@
 //! One run: from the snapshot and the node as it is, by way of the plan, to the kernel.
 
-use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use super::apply::{self, Place, Task};
 use super::cause::{Cause, Classes};
 use super::scope::Scope;
+use super::seen::Seen;
 use super::{Plans, Programmed, RECONSIDER, Reconciler, cleanup, events};
 use crate::bpf;
 use crate::cni::book::Book;
@@ -112,7 +112,7 @@ impl Reconciler {
         };
         let located = proxy::locate(&mut self.node, pod, hints).and_then(|(proxy, netns)| {
             let events = events::watch(&netns, Place::Proxy, &self.doorbell)?;
-            Ok(Programmed { proxy, netns, seen: RefCell::default(), _events: events })
+            Ok(Programmed { proxy, netns, seen: Seen::default(), _events: events })
         });
         match located {
             Ok(programmed) => Some(programmed),

@@ -80,7 +80,7 @@ struct Programmed {
     proxy: Proxy,
     netns: Netns,
     /// What of nftables was found right in there.
-    seen: RefCell<Seen>,
+    seen: Seen,
     /// Follows the namespace's netlink; ends with this.
     _events: events::Watch,
 }
@@ -111,7 +111,7 @@ pub(crate) struct Reconciler {
     status: watch::Sender<Status>,
     node: Netns,
     /// What of nftables was found right in there.
-    node_seen: RefCell<Seen>,
+    node_seen: Seen,
     _node_events: events::Watch,
     /// In ebpf mode.
     pins: Option<pins::Watch>,
@@ -196,7 +196,7 @@ impl Reconciler {
             doorbell,
             status,
             node,
-            node_seen: RefCell::default(),
+            node_seen: Seen::default(),
             _node_events: events,
             pins,
             record,

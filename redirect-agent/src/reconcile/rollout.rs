@@ -3,13 +3,13 @@
 //!
 //! What has to survive this agent is on record: who is on which seat, and until when the former drains.
 
-use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr};
 
 use nix::time::{ClockId, clock_gettime};
 
 use super::apply::Place;
 use super::attempt::Run;
+use super::seen::Seen;
 use super::{Programmed, Reconciler, events};
 use crate::enrol::Cluster;
 use crate::kernel::netns::Netns;
@@ -95,7 +95,7 @@ impl Reconciler {
             return Ok(None);
         };
         let events = events::watch(&netns, Place::Proxy, &self.doorbell)?;
-        Ok(Some(Programmed { proxy: former.clone(), netns, seen: RefCell::default(), _events: events }))
+        Ok(Some(Programmed { proxy: former.clone(), netns, seen: Seen::default(), _events: events }))
     }
 
     /// The namespace of a ztunnel whose pod is there and which is where it was.

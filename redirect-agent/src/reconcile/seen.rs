@@ -2,24 +2,35 @@
 //! look is a process or two. The kernel counts the transactions of each namespace; while the number stays, what was found right is right.
 //! The timer's looks are not left out: counters change without a transaction.
 
+use std::cell::RefCell;
+
 use crate::kernel::nftables;
 use crate::plan::Plan;
 use crate::resources::Context;
 use crate::resources::chain::Chain;
 use crate::resources::chain::backend::Backend;
 use crate::resources::guard::Guards;
+use crate::resources::known::Known;
 use crate::resources::ledger::Kind;
 
 use super::apply::Task;
 
-/// What of a namespace was found as planned, and at which generation of nftables.
+/// What of a namespace was found as planned.
 #[derive(Default, Debug)]
 pub(crate) struct Seen {
+    at: RefCell<At>,
+    /// What the kernel held of it then.
+    pub(super) known: RefCell<Known>,
+}
+
+/// At which generation of nftables something was found as planned.
+#[derive(Default, Debug)]
+struct At {
     guards: Option<(u32, Guards)>,
     chains: Option<(u32, Vec<Chain>)>,
 }
 
-impl Seen {
+impl At {
     fn has(&self, kind: Kind, generation: u32, plan: &Plan) -> bool {
         match kind {
             Kind::Guard => self.guards.as_ref().is_some_and(|(at, guards)| *at == generation && *guards == plan.guards),
@@ -55,7 +66,8 @@ impl<'a> Before<'a> {
 
     /// Whether a kind is only looked at because nftables has told of it, and nothing of nftables has changed since it was found as planned.
     pub(super) fn knows(self, kind: Kind) -> bool {
-        let has = |generation| self.task.seen.is_some_and(|seen| seen.borrow().has(kind, generation, self.task.plan));
+        let has =
+            |generation| self.task.seen.is_some_and(|seen| seen.at.borrow().has(kind, generation, self.task.plan));
         self.task.scope.is_told_of(kind) && self.generation.is_some_and(has)
     }
 
@@ -64,7 +76,7 @@ impl<'a> Before<'a> {
         if let (Some(seen), Some(generation)) = (self.task.seen, self.generation)
             && is_of_nftables(kind, self.task.backend)
         {
-            seen.borrow_mut().note(kind, generation, self.task.plan);
+            seen.at.borrow_mut().note(kind, generation, self.task.plan);
         }
     }
 }
@@ -82,7 +94,7 @@ mod tests {
     #[test]
     fn what_was_found_holds_for_its_plan_and_its_generation_only() {
         let plan = Plan { chains: iptables::owned_at_proxy(), ..Plan::default() };
-        let mut seen = Seen::default();
+        let mut seen = At::default();
         assert!(!seen.has(Kind::Chain, 7, &plan) && !seen.has(Kind::Guard, 7, &plan));
         seen.note(Kind::Chain, 7, &plan);
         assert!(seen.has(Kind::Chain, 7, &plan) && !seen.has(Kind::Guard, 7, &plan));

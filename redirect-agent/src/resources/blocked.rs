@@ -97,9 +97,18 @@ pub(crate) fn of_programs(packets: &Packets) -> Vec<Reading> {
     whys.into_iter().filter_map(reading).collect()
 }
 
+/// What rules of nftables have dropped, by their comments.
+pub(crate) fn of_comments<'a>(counted: impl Iterator<Item = (&'a str, u64)>) -> Vec<Reading> {
+    let mut sums = BTreeMap::<Why, u64>::new();
+    for (why, packets) in counted.filter_map(|(comment, packets)| Some((Why::named(comment)?, packets))) {
+        *sums.entry(why).or_default() += packets;
+    }
+    sums.into_iter().map(|(why, packets)| Reading { source: Source::Guard, why, packets }).collect()
+}
+
 /// A table as nft prints it, white space folded and without what its counters say; and what those say that drop.
 pub(crate) fn of_table(text: &str) -> (String, Vec<Reading>) {
-    let (mut kept, mut sums) = (Vec::new(), BTreeMap::<Why, u64>::new());
+    let (mut kept, mut counted) = (Vec::new(), Vec::new());
     let (mut words, mut packets) = (text.split_whitespace(), 0);
     while let Some(word) = words.next() {
         kept.push(word);
@@ -108,15 +117,12 @@ pub(crate) fn of_table(text: &str) -> (String, Vec<Reading>) {
             "comment" => {
                 let comment = words.next().unwrap_or_default();
                 kept.push(comment);
-                if let Some(why) = Why::named(comment.trim_matches('"')) {
-                    *sums.entry(why).or_default() += packets;
-                }
+                counted.push((comment.trim_matches('"'), packets));
             }
             _ => {}
         }
     }
-    let readings = sums.into_iter().map(|(why, packets)| Reading { source: Source::Guard, why, packets }).collect();
-    (kept.join(" "), readings)
+    (kept.join(" "), of_comments(counted.into_iter()))
 }
 
 /// Behind `counter`: `packets 5 bytes 300`, where it has counted already.

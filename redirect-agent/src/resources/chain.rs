@@ -1,6 +1,7 @@
 //! iptables chains and the jumps to them. A chain is rewritten whole, by one `iptables-restore --noflush` whose every table
 //! is committed atomically; the jump stands first in its built-in chain, because an ACCEPT ahead of it would hide packets.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
@@ -10,7 +11,10 @@ use redirect_common::names::CHAIN_PREFIX;
 
 use super::Context;
 use super::blocked::{Reading, Source, Why};
+use super::known::{Known, Subject};
 use super::ledger::{Kind, NOTHING};
+use crate::kernel::nftables;
+use crate::kernel::nftables::image::Part;
 use crate::kernel::process::{self, Looks};
 use crate::resources::chain::backend::Backend;
 
@@ -58,21 +62,54 @@ impl Ruleset {
 }
 
 /// A look at all rules of a backend, under way.
-pub(crate) struct Look {
+pub(crate) struct Look<'a> {
     backend: Backend,
     looks: Looks,
+    known: Option<&'a RefCell<Known>>,
+    /// Of nftables, before the tool looked; `None` where nobody asked.
+    generation: Option<u32>,
 }
 
 /// Begins to look at the rules of `backend`.
-pub(crate) fn look(context: &Context<'_>, backend: Backend) -> anyhow::Result<Look> {
-    let looks = context.netns.run(|| process::look(&backend.tool("save"), &[["-c"]]))?;
-    Ok(Look { backend, looks })
+pub(crate) fn look<'a>(
+    context: &Context<'_>,
+    backend: Backend,
+    known: Option<&'a RefCell<Known>>,
+) -> anyhow::Result<Look<'a>> {
+    let known = known.filter(|_| backend == Backend::Nft);
+    context.netns.run(|| {
+        let generation = known.and_then(|_| nftables::generation().ok());
+        Look { backend, looks: process::look(&backend.tool("save"), &[["-c"]]), known, generation }
+    })
+}
+
+/// Whether the `desired` chains, and the first jump to each, are known to stand. Who has put what else where, a [`look`] tells.
+pub(crate) fn stand(
+    context: &Context<'_>,
+    backend: Backend,
+    desired: &[Chain],
+    known: &RefCell<Known>,
+) -> anyhow::Result<bool> {
+    let asks = backend == Backend::Nft && !desired.is_empty();
+    Ok(asks && context.netns.run(|| known.borrow().stands(&subject(desired)).is_some())?)
+}
+
+/// What these chains consist of in nftables.
+fn subject(chains: &[Chain]) -> Subject {
+    let of_chain = |Chain { table, name, hook, .. }: &Chain| {
+        let (table, chain) = (|| (*table).to_owned(), || name.clone());
+        let first = hook.map(|hook| Part::FirstOf { table: table(), chain: hook.to_owned() });
+        let own = [Part::Chain { table: table(), chain: chain() }, Part::RulesOf { table: table(), chain: chain() }];
+        own.into_iter().chain(first).collect::<Vec<_>>()
+    };
+    let parts = chains.iter().flat_map(of_chain).collect();
+    Subject { name: "chains".to_owned(), text: script(chains), family: nftables::FAMILY_IPV4, parts }
 }
 
 /// Makes the `desired` chains stand in the backend that was looked at, and removes those of `owned` (table, name) that are not desired.
 pub(crate) fn converge(
     context: &mut Context<'_>,
-    Look { backend, looks }: Look,
+    Look { backend, looks, known, generation }: Look<'_>,
     desired: &[Chain],
     owned: &[Chain],
 ) -> anyhow::Result<()> {
@@ -83,6 +120,9 @@ pub(crate) fn converge(
     let reading = |packets| Reading { source: Source::Chain, why: Why::Inbound, packets };
     context.ledger.blocked.extend(blocked.map(reading));
     let Some(script) = diff(desired, owned, &observed) else {
+        if let Some((known, generation)) = known.zip(generation).filter(|_| !desired.is_empty()) {
+            context.netns.run(|| known.borrow_mut().learn(subject(desired), generation))?;
+        }
         // An agent that was killed may have come no further.
         return if desired.is_empty() { residue::remove(context, backend) } else { Ok(()) };
     };
@@ -316,6 +356,21 @@ mod tests {
         let save = "# Table `filter' is incompatible, use 'nft' tool.\n*mangle\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n";
         assert_eq!(parse(save).unwrap().hidden, BTreeSet::from(["filter".to_owned()]));
         assert!(parse(STANDING).unwrap().hidden.is_empty());
+    }
+
+    #[test]
+    fn a_chain_consists_of_itself_its_rules_and_the_jump_to_it() {
+        let inner = Chain { hook: None, name: "ztunnel-INNER".into(), ..chain(&[]) };
+        let (table, own, inner_name) = ("mangle".to_owned(), chain(&[]).name, inner.name.clone());
+        let parts = [
+            Part::Chain { table: table.clone(), chain: own.clone() },
+            Part::RulesOf { table: table.clone(), chain: own },
+            Part::FirstOf { table: table.clone(), chain: "PREROUTING".to_owned() },
+            Part::Chain { table: table.clone(), chain: inner_name.clone() },
+            Part::RulesOf { table, chain: inner_name },
+        ];
+        assert_eq!(subject(&[chain(&[]), inner]).parts, parts);
+        assert_ne!(subject(&[chain(&[])]).text, subject(&[chain(&["-i a -j RETURN"])]).text);
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! Our nftables tables on the node, one per family: see `bridge` and `destination` for what they are for. A table is compared
-//! as nft prints it, and replaced whole, in one transaction.
+//! as nft prints it, or, where nft has shown it to be right before, as the kernel holds it; it is replaced whole, in one transaction.
 
+use std::cell::RefCell;
 use std::fmt;
 
+use anyhow::Context as _;
 use redirect_common::names::BRIDGE_TABLE;
 use serde::{Deserialize, Serialize};
 
 use super::Context;
 use super::blocked::{self, Reading};
+use super::known::{Known, Subject};
 use super::ledger::{Kind, NOTHING};
 use crate::kernel::nftables;
+use crate::kernel::nftables::image::Part;
 use crate::kernel::process::{self, Looks};
 use crate::record::Record;
 
@@ -72,8 +76,18 @@ struct Table {
     want: Option<String>,
     /// Whether it is wanted, or was made.
     needed: bool,
-    /// Whether there is one, or nobody knows.
-    stands: bool,
+    sight: Sight,
+}
+
+/// What is seen of a table without nft.
+#[derive(Debug)]
+enum Sight {
+    /// There is none.
+    Gone,
+    /// It is as wanted, and its counters say this.
+    AsWanted(Vec<Reading>),
+    /// There is one, or nobody knows.
+    Unclear,
 }
 
 impl Table {
@@ -81,34 +95,53 @@ impl Table {
     fn name(&self) -> String {
         format!("table {} {BRIDGE_TABLE}", self.family)
     }
+
+    fn is_unclear(&self) -> bool {
+        matches!(self.sight, Sight::Unclear)
+    }
 }
 
-/// A table as [`blocked::of_table`] gives it; `None` when it is not there.
-type Found = Option<(String, Vec<Reading>)>;
+/// What nft says of a table: whether it is as wanted, and what its counters say; `None` when it is not there.
+type Found = Option<(bool, Vec<Reading>)>;
 
 /// A look at the guards, under way.
-pub(crate) struct Look {
+pub(crate) struct Look<'a> {
     tables: Vec<Table>,
     looks: Looks,
+    known: Option<&'a RefCell<Known>>,
+    /// Of nftables, before nft looked; `None` where nobody asked.
+    generation: Option<u32>,
 }
 
-/// Begins to look at the guards that are to stand, or may stand: each costs a process, so all at once.
-pub(crate) fn look(context: &Context<'_>, desired: &Guards) -> anyhow::Result<Look> {
+/// Begins to look at the guards that are to stand, or may stand. What is not `known` costs a process for each, so all at once.
+pub(crate) fn look<'a>(
+    context: &Context<'_>,
+    desired: &Guards,
+    known: Option<&'a RefCell<Known>>,
+) -> anyhow::Result<Look<'a>> {
     context.netns.run(|| {
-        let tables = tables(context.record, desired);
+        let tables = tables(context.record, desired, known);
         let families: Vec<_> =
-            tables.iter().filter(|table| table.stands).map(|table| table.family.to_string()).collect();
+            tables.iter().filter(|table| table.is_unclear()).map(|table| table.family.to_string()).collect();
+        let generation = known.filter(|_| !families.is_empty()).and_then(|_| nftables::generation().ok());
         let each: Vec<_> = families.iter().map(|family| ["-nn", "list", "table", family, BRIDGE_TABLE]).collect();
-        Look { looks: process::look("nft", &each), tables }
+        Look { looks: process::look("nft", &each), tables, known, generation }
     })
 }
 
 /// Makes the guards stand; those that are not wanted go.
-pub(crate) fn converge(context: &mut Context<'_>, Look { tables, looks }: Look) -> anyhow::Result<()> {
+pub(crate) fn converge(context: &mut Context<'_>, look: Look<'_>) -> anyhow::Result<()> {
+    let Look { mut tables, looks, known, generation } = look;
     let (mut changes, mut texts) = (Vec::new(), looks.outcomes().into_iter());
-    for table in &tables {
-        let text = if table.stands { texts.next() } else { None };
-        let found = text.map(|text| context.netns.run(|| found(table, text))?).transpose()?.flatten();
+    for table in &mut tables {
+        let found = match std::mem::replace(&mut table.sight, Sight::Unclear) {
+            Sight::Gone => None,
+            Sight::AsWanted(readings) => Some((true, readings)),
+            Sight::Unclear => {
+                let text = texts.next().context("nft has not been asked for all tables")?;
+                context.netns.run(|| found(table, text, known.zip(generation)))??
+            }
+        };
         changes.extend(compare(context, table, found)?);
     }
     let together = changes.len() > 1 && write_together(context, &changes)?;
@@ -120,7 +153,7 @@ pub(crate) fn converge(context: &mut Context<'_>, Look { tables, looks }: Look) 
 }
 
 /// Those that are to stand, and those that may, in the calling thread's network namespace.
-fn tables(record: &Record, desired: &Guards) -> Vec<Table> {
+fn tables(record: &Record, desired: &Guards, known: Option<&RefCell<Known>>) -> Vec<Table> {
     let wanted = [
         (Family::Bridge, desired.bridge.as_ref().map(bridge::render)),
         (Family::Ip, desired.destination.as_ref().map(|destination| destination::render(&destination.ways))),
@@ -128,9 +161,35 @@ fn tables(record: &Record, desired: &Guards) -> Vec<Table> {
     let concerns = |(family, want): &(Family, Option<String>)| want.is_some() || record.may_have_guard(*family);
     let table = |(family, want): (Family, Option<String>)| {
         let needed = want.is_some() || record.has_guard(family);
-        Table { family, want, needed, stands: may_stand(family) }
+        let sight = sight(family, want.as_deref(), known);
+        Table { family, want, needed, sight }
     };
     wanted.into_iter().filter(concerns).map(table).collect()
+}
+
+fn sight(family: Family, want: Option<&str>, known: Option<&RefCell<Known>>) -> Sight {
+    let stands = want.zip(known).and_then(|(want, known)| known.borrow().stands(&subject(family, want)));
+    match stands {
+        Some(picture) => {
+            let counted = picture.counted.iter().map(|(comment, packets)| (comment.as_str(), *packets));
+            Sight::AsWanted(blocked::of_comments(counted))
+        }
+        None if may_stand(family) => Sight::Unclear,
+        None => Sight::Gone,
+    }
+}
+
+/// All that a table with this text consists of. It has no more than that as long as the kernel counts as many objects in it.
+fn subject(family: Family, text: &str) -> Subject {
+    let table = || BRIDGE_TABLE.to_owned();
+    let words: Vec<_> = text.split_whitespace().collect();
+    let named = words.windows(3).filter_map(|words| match words {
+        ["chain", name, "{"] => Some(Part::Chain { table: table(), chain: (*name).to_owned() }),
+        ["set", name, "{"] => Some(Part::Set { table: table(), set: (*name).to_owned() }),
+        _ => None,
+    });
+    let parts = [Part::Table { table: table() }, Part::Rules { table: table() }].into_iter().chain(named).collect();
+    Subject { name: format!("table {family}"), text: text.to_owned(), family: family.number(), parts }
 }
 
 /// A table that is to become another.
@@ -149,15 +208,11 @@ impl Change<'_> {
 
 /// What is to be done about a table.
 fn compare<'a>(context: &mut Context<'_>, table: &'a Table, found: Found) -> anyhow::Result<Option<Change<'a>>> {
-    let want = table.want.as_deref();
-    let (observed, blocked) = found.unzip();
+    let (as_wanted, blocked) = found.unzip();
     context.ledger.blocked.extend(blocked.unwrap_or_default());
-    if observed == want.map(|want| blocked::of_table(want).0) {
-        context.record.set_guard(table.family, want.is_some())?;
-        return Ok(None);
-    }
-    context.record.set_guard(table.family, true)?;
-    Ok(Some(Change { table, found: observed.map_or(NOTHING, |_| "another table") }))
+    let is_good = as_wanted.unwrap_or(table.want.is_none());
+    context.record.set_guard(table.family, table.want.is_some() || !is_good)?;
+    Ok((!is_good).then(|| Change { table, found: as_wanted.map_or(NOTHING, |_| "another table") }))
 }
 
 /// Writes all of them at once, as the kernel takes as long for one transaction as for two. Whether it has taken it: a kernel without family
@@ -194,13 +249,40 @@ fn may_stand(family: Family) -> bool {
     nftables::table_stands(family.number(), BRIDGE_TABLE).unwrap_or(true)
 }
 
-/// What nft has said of a table that stood. That there is no nft is an error only where a table is needed.
-fn found(table: &Table, text: anyhow::Result<String>) -> anyhow::Result<Found> {
+/// What nft has said of a table that stood; what is as wanted becomes known. That there is no nft is an error only where a table is needed.
+fn found(table: &Table, text: anyhow::Result<String>, known: Option<(&RefCell<Known>, u32)>) -> anyhow::Result<Found> {
     match text {
-        Ok(text) => Ok(Some(blocked::of_table(&text))),
+        Ok(text) => {
+            let (observed, readings) = blocked::of_table(&text);
+            let want = table.want.as_deref().filter(|want| blocked::of_table(want).0 == observed);
+            if let Some((want, (known, generation))) = want.zip(known) {
+                known.borrow_mut().learn(subject(table.family, want), generation);
+            }
+            Ok(Some((want.is_some(), readings)))
+        }
         Err(error) if !table.needed && process::is_missing(&error) => Ok(None),
         // It has gone meanwhile.
         Err(_) if !may_stand(table.family) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_consists_of_all_that_its_text_names() {
+        let table = || BRIDGE_TABLE.to_owned();
+        let whole = subject(Family::Ip, &destination::render(&[]));
+        assert!(
+            whole.parts.contains(&Part::Table { table: table() })
+                && whole.parts.contains(&Part::Rules { table: table() })
+        );
+        let named: Vec<_> = whole.parts[2..].to_vec();
+        let chain = |chain: &str| Part::Chain { table: table(), chain: chain.to_owned() };
+        assert_eq!(named, ["hide", "destination", "source", "conceal", "reveal", "contain"].map(chain));
+        let set = subject(Family::Bridge, "set pods-cni0 {\ntype ipv4_addr\n}\n").parts.pop();
+        assert_eq!(set, Some(Part::Set { table: table(), set: "pods-cni0".to_owned() }));
     }
 }

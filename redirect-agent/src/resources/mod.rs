@@ -7,6 +7,7 @@ pub(crate) mod address;
 pub(crate) mod blocked;
 pub(crate) mod chain;
 pub(crate) mod guard;
+pub(crate) mod known;
 pub(crate) mod ledger;
 pub(crate) mod link;
 pub(crate) mod map;

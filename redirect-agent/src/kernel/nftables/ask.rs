@@ -4,11 +4,11 @@ use netlink_packet_core::{DecodeError, NetlinkDeserializable, NetlinkHeader, Net
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
-use super::{ATTRIBUTE, GENERIC, NEW_GENERATION, SUBSYSTEM, TABLE_NAME, value};
+use super::{GENERIC, NEW_GENERATION, SUBSYSTEM, TABLE_NAME, string, value};
 use crate::kernel::netlink::{Message, Netlink, NetlinkError};
 
 /// `NFT_MSG_GETTABLE` and `NFT_MSG_GETGEN` (`include/uapi/linux/netfilter/nf_tables.h`).
-const GET_TABLE: u8 = 1;
+pub(super) const GET_TABLE: u8 = 1;
 const GET_GENERATION: u8 = 16;
 /// `NFTA_GEN_ID`, big endian.
 const GENERATION_ID: u16 = 1;
@@ -20,7 +20,12 @@ const GENERATION_ID: u16 = 1;
 /// # Errors
 /// The kernel has no nftables, or the socket fails.
 pub(crate) fn generation() -> Result<u32, NetlinkError> {
-    let answers = ask(Packet { kind: GET_GENERATION, family: 0, attributes: Vec::new() })?;
+    generation_by(&mut open()?)
+}
+
+/// The same, of the socket's namespace.
+pub(super) fn generation_by(socket: &mut Netlink) -> Result<u32, NetlinkError> {
+    let answers = socket.ask(Packet { kind: GET_GENERATION, family: 0, attributes: Vec::new() })?;
     let id = |answer: &Packet| {
         let id = value(&answer.attributes, GENERATION_ID).filter(|_| answer.kind == NEW_GENERATION)?;
         Some(u32::from_be_bytes(id.try_into().ok()?))
@@ -33,34 +38,25 @@ pub(crate) fn generation() -> Result<u32, NetlinkError> {
 /// # Errors
 /// The kernel has no nftables, or the socket fails.
 pub(crate) fn table_stands(family: u8, name: &str) -> Result<bool, NetlinkError> {
-    match ask(Packet { kind: GET_TABLE, family, attributes: string(TABLE_NAME, name) }) {
+    match open()?.ask(Packet { kind: GET_TABLE, family, attributes: string(TABLE_NAME, name) }) {
         Ok(_) => Ok(true),
         Err(error) if error.is(Errno::ENOENT) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-fn ask(question: Packet) -> Result<Vec<Packet>, NetlinkError> {
-    Netlink::open_for(NETLINK_NETFILTER)?.ask(question)
-}
-
-/// An attribute that holds `text` and a zero behind it.
-fn string(kind: u16, text: &str) -> Vec<u8> {
-    // A name of ours: it is short.
-    let length = u16::try_from(ATTRIBUTE + text.len() + 1).unwrap_or(u16::MAX);
-    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-    bytes.extend_from_slice(text.as_bytes());
-    bytes.resize(usize::from(length).next_multiple_of(ATTRIBUTE), 0);
-    bytes
+/// A socket in the calling thread's network namespace.
+pub(super) fn open() -> Result<Netlink, NetlinkError> {
+    Netlink::open_for(NETLINK_NETFILTER)
 }
 
 /// A question, or the answer to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Packet {
+pub(super) struct Packet {
     /// `NFT_MSG_…`.
-    kind: u8,
-    family: u8,
-    attributes: Vec<u8>,
+    pub(super) kind: u8,
+    pub(super) family: u8,
+    pub(super) attributes: Vec<u8>,
 }
 
 impl Message for Packet {
