@@ -143,7 +143,8 @@ impl<'a> Carried<'a> {
     fn look(&mut self, context: &Context<'_>, task: Task<'a>, kinds: &[Kind], reads_back: bool) {
         let known = task.seen.map(|seen| &seen.known);
         if task.place == Place::Node && kinds.contains(&Kind::Guard) {
-            self.guards = Some(guard::look(context, &task.plan.guards, known));
+            let is_told = !reads_back && task.scope.is_told_of(Kind::Guard);
+            self.guards = Some(guard::look(context, &task.plan.guards, known, is_told));
         }
         if kinds.contains(&Kind::Chain) {
             // The timer's look is at whatever may be wrong, and at what has been counted.

@@ -91,7 +91,8 @@ pub(crate) fn stand(
     known: &RefCell<Known>,
 ) -> anyhow::Result<bool> {
     let asks = backend == Backend::Nft && !desired.is_empty();
-    Ok(asks && context.netns.run(|| known.borrow().stands(&subject(desired)).is_some())?)
+    let stand = || known.borrow().compare(&subject(desired)).is_some_and(|(_, is_same)| is_same);
+    Ok(asks && context.netns.run(stand)?)
 }
 
 /// What these chains consist of in nftables.

@@ -84,8 +84,8 @@ struct Table {
 enum Sight {
     /// There is none.
     Gone,
-    /// It is as wanted, and its counters say this.
-    AsWanted(Vec<Reading>),
+    /// It is as wanted or, for certain, is not; and its counters say this.
+    Clear(bool, Vec<Reading>),
     /// There is one, or nobody knows.
     Unclear,
 }
@@ -113,14 +113,16 @@ pub(crate) struct Look<'a> {
     generation: Option<u32>,
 }
 
-/// Begins to look at the guards that are to stand, or may stand. What is not `known` costs a process for each, so all at once.
+/// Begins to look at the guards that are to stand, or may stand. What is not `known` costs a process for each, so all at once. `is_told` is whether
+/// nftables has told of them.
 pub(crate) fn look<'a>(
     context: &Context<'_>,
     desired: &Guards,
     known: Option<&'a RefCell<Known>>,
+    is_told: bool,
 ) -> anyhow::Result<Look<'a>> {
     context.netns.run(|| {
-        let tables = tables(context.record, desired, known);
+        let tables = tables(context.record, desired, known, is_told);
         let families: Vec<_> =
             tables.iter().filter(|table| table.is_unclear()).map(|table| table.family.to_string()).collect();
         let generation = known.filter(|_| !families.is_empty()).and_then(|_| nftables::generation().ok());
@@ -136,7 +138,7 @@ pub(crate) fn converge(context: &mut Context<'_>, look: Look<'_>) -> anyhow::Res
     for table in &mut tables {
         let found = match std::mem::replace(&mut table.sight, Sight::Unclear) {
             Sight::Gone => None,
-            Sight::AsWanted(readings) => Some((true, readings)),
+            Sight::Clear(as_wanted, readings) => Some((as_wanted, readings)),
             Sight::Unclear => {
                 let text = texts.next().context("nft has not been asked for all tables")?;
                 context.netns.run(|| found(table, text, known.zip(generation)))??
@@ -153,7 +155,7 @@ pub(crate) fn converge(context: &mut Context<'_>, look: Look<'_>) -> anyhow::Res
 }
 
 /// Those that are to stand, and those that may, in the calling thread's network namespace.
-fn tables(record: &Record, desired: &Guards, known: Option<&RefCell<Known>>) -> Vec<Table> {
+fn tables(record: &Record, desired: &Guards, known: Option<&RefCell<Known>>, is_told: bool) -> Vec<Table> {
     let wanted = [
         (Family::Bridge, desired.bridge.as_ref().map(bridge::render)),
         (Family::Ip, desired.destination.as_ref().map(|destination| destination::render(&destination.ways))),
@@ -161,21 +163,22 @@ fn tables(record: &Record, desired: &Guards, known: Option<&RefCell<Known>>) -> 
     let concerns = |(family, want): &(Family, Option<String>)| want.is_some() || record.may_have_guard(*family);
     let table = |(family, want): (Family, Option<String>)| {
         let needed = want.is_some() || record.has_guard(family);
-        let sight = sight(family, want.as_deref(), known);
+        let known = want.as_deref().zip(known);
+        let sight = if may_stand(family) { sight(family, known, is_told) } else { Sight::Gone };
         Table { family, want, needed, sight }
     };
     wanted.into_iter().filter(concerns).map(table).collect()
 }
 
-fn sight(family: Family, want: Option<&str>, known: Option<&RefCell<Known>>) -> Sight {
-    let stands = want.zip(known).and_then(|(want, known)| known.borrow().stands(&subject(family, want)));
-    match stands {
-        Some(picture) => {
+/// What is seen of a table that may stand. That it holds something else is clear only where nftables has told of it: a kernel may show more than
+/// is known here that changes by itself, and nft, which has to be asked then, does not.
+fn sight(family: Family, known: Option<(&str, &RefCell<Known>)>, is_told: bool) -> Sight {
+    match known.and_then(|(want, known)| known.borrow().compare(&subject(family, want))) {
+        Some((picture, is_same)) if is_same || is_told => {
             let counted = picture.counted.iter().map(|(comment, packets)| (comment.as_str(), *packets));
-            Sight::AsWanted(blocked::of_comments(counted))
+            Sight::Clear(is_same, blocked::of_comments(counted))
         }
-        None if may_stand(family) => Sight::Unclear,
-        None => Sight::Gone,
+        _ => Sight::Unclear,
     }
 }
 

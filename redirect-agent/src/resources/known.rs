@@ -22,10 +22,13 @@ pub(crate) struct Subject {
 }
 
 impl Known {
-    /// What the kernel holds in the calling thread's network namespace, if that is as the subject's text says for certain.
-    pub(crate) fn stands(&self, subject: &Subject) -> Option<Picture> {
+    /// What the kernel holds in the calling thread's network namespace, and whether that is as the subject's text says; `None` if nobody knows how
+    /// that would look.
+    pub(crate) fn compare(&self, subject: &Subject) -> Option<(Picture, bool)> {
         let (_, image) = self.0.get(&subject.name).filter(|(text, _)| *text == subject.text)?;
-        picture(subject).filter(|picture| picture.image == *image)
+        let picture = picture(subject)?;
+        let is_same = picture.image == *image;
+        Some((picture, is_same))
     }
 
     /// All was as the subject's text says at this generation.
