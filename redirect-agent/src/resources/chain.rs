@@ -134,6 +134,9 @@ pub(crate) fn converge(
         context.ledger.book(Kind::Chain, &script.names(), script.what, outcome);
         return Ok(());
     }
+    if script.counts_anew {
+        context.ledger.blocked.push(reading(0));
+    }
     // One write a chain: each is an object of its own.
     for (chain, found) in script.chains {
         context.ledger.mend(Kind::Chain, &chain, found, script.what, Ok(()));
@@ -160,7 +163,7 @@ fn parse(save: &str) -> anyhow::Result<Ruleset> {
             table.entry(name.to_owned()).or_default();
         } else if let (Some((packets, rule)), Some(table)) = (counted(line), table.as_deref_mut()) {
             let (chain, rule) = rule.split_once(' ').unwrap_or((rule, ""));
-            if chain.starts_with(CHAIN_PREFIX) && rule.ends_with("-j DROP") {
+            if chain.starts_with(CHAIN_PREFIX) && drops(rule) {
                 *ruleset.dropped.get_or_insert_default() += packets;
             }
             table.entry(chain.to_owned()).or_default().push(rule.to_owned());
@@ -176,6 +179,10 @@ fn parse(save: &str) -> anyhow::Result<Ruleset> {
     Ok(ruleset)
 }
 
+fn drops(rule: &str) -> bool {
+    rule.ends_with("-j DROP")
+}
+
 /// `[packets:bytes] -A rule`, without the bytes.
 fn counted(line: &str) -> Option<(u64, &str)> {
     let (counters, rule) = line.strip_prefix('[')?.split_once("] -A ")?;
@@ -188,6 +195,8 @@ struct Script {
     text: String,
     /// Which chains it writes, and what was found of each: `mangle ztunnel-PREROUTING`.
     chains: Vec<(String, String)>,
+    /// Whether the rules that drop are among what is written, and count from zero.
+    counts_anew: bool,
     what: &'static str,
 }
 
@@ -204,13 +213,13 @@ pub(crate) fn script(chains: &[Chain]) -> String {
 
 fn diff(desired: &[Chain], owned: &[Chain], observed: &Ruleset) -> Option<Script> {
     let tables: BTreeSet<_> = desired.iter().chain(owned).map(|chain| chain.table).collect();
-    let mut script = Script { text: String::new(), chains: Vec::new(), what: "written" };
+    let mut script = Script { text: String::new(), chains: Vec::new(), counts_anew: false, what: "written" };
     if desired.is_empty() {
         script.what = "removed";
     }
     for table in tables {
         let before = script.chains.len();
-        let mut edit = Edit { observed, table, declare: String::new(), body: String::new(), delete: String::new() };
+        let mut edit = Edit::new(observed, table);
         for chain in owned.iter().filter(|chain| chain.table == table) {
             let wanted = desired.iter().find(|want| want.table == table && want.name == chain.name);
             let changed = match wanted {
@@ -223,6 +232,7 @@ fn diff(desired: &[Chain], owned: &[Chain], observed: &Ruleset) -> Option<Script
         }
         if script.chains.len() > before {
             let _ = write!(script.text, "*{table}\n{}{}{}COMMIT\n", edit.declare, edit.body, edit.delete);
+            script.counts_anew |= edit.counts_anew;
         }
     }
     (!script.chains.is_empty()).then_some(script)
@@ -235,9 +245,14 @@ struct Edit<'a> {
     declare: String,
     body: String,
     delete: String,
+    counts_anew: bool,
 }
 
-impl Edit<'_> {
+impl<'a> Edit<'a> {
+    const fn new(observed: &'a Ruleset, table: &'static str) -> Self {
+        Self { observed, table, declare: String::new(), body: String::new(), delete: String::new(), counts_anew: false }
+    }
+
     /// Makes the chain and its jump stand. Whether that takes a write.
     fn stand(&mut self, chain: &Chain) -> bool {
         let rules_differ = self.observed.rules(self.table, &chain.name) != Some(&chain.rules[..]);
@@ -247,6 +262,7 @@ impl Edit<'_> {
             for rule in &chain.rules {
                 let _ = writeln!(self.body, "-A {} {rule}", chain.name);
             }
+            self.counts_anew |= chain.rules.iter().any(|rule| drops(rule));
         }
         rules_differ | chain.hook.is_some_and(|hook| self.jump_first(hook, &chain.name))
     }
@@ -350,6 +366,11 @@ mod tests {
         assert_eq!(parse(&save(7)).unwrap().dropped, Some(7));
         assert_eq!(parse(STANDING).unwrap().dropped, None);
         assert_eq!(script(&[chain(&["-i a -j DROP"])], &save(7)), None);
+        let counts_anew = |rules: &[&str]| {
+            diff(&[chain(rules)], &[chain(&[])], &parse(&save(7)).unwrap()).map(|script| script.counts_anew)
+        };
+        assert_eq!(counts_anew(&["-i b -j DROP"]), Some(true));
+        assert_eq!(counts_anew(&["-i b -j RETURN"]), Some(false));
     }
 
     #[test]
