@@ -152,7 +152,8 @@ impl Ledger {
             note(self.elsewhere.entry((number, ends)), sighting(true));
         }
         let served = self.servers.get_key_value(&ends[0]).or_else(|| self.servers.get_key_value(&ends[1]));
-        if let Some((server, pod)) = served.filter(|_| owner.is_none()) {
+        // A reset is none here either: a former ztunnel's connection onward may go on when the next one, which does not know it, is sent its segments.
+        if let Some((server, pod)) = served.filter(|_| owner.is_none() && !segment.is_bare_reset()) {
             let other = if ends[0] == *server { ends[1] } else { ends[0] };
             if !self.surroundings.is_on_its_way(pod, spot, segment.tunnel.is_some()) {
                 note(self.strayed.entry((other, spot.clone())), sighting(cookie.is_some()));

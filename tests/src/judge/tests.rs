@@ -163,6 +163,8 @@ fn an_answer_to_the_proxy_that_passes_it_by_is_one() {
     let record =
         Record { client: SocketAddr::V4(client), onward_source: Some(SocketAddr::V4(end)), ..scene.records[0].clone() };
     scene.records.push(record);
+    let reset = Segment { flags: flags(0x04), ..answer };
+    scene.ledger.see(&Spot { host: REMOTE.to_owned(), link: "eth0".to_owned() }, false, &reset);
     let verdict = scene.verdict();
     let [escape] = &verdict.escapes[..] else { panic!("{:?}", verdict.escapes) };
     assert_eq!((escape.sign, escape.first.spot.link.as_str()), (Sign::Onward, "eth0"));
