@@ -11,7 +11,7 @@ use redirect_common::names::CHAIN_PREFIX;
 
 use super::Context;
 use super::blocked::{Reading, Source, Why};
-use super::known::{Known, Subject};
+use super::known::{Known, Match, Subject};
 use super::ledger::{Kind, NOTHING};
 use crate::kernel::nftables;
 use crate::kernel::nftables::image::Part;
@@ -91,7 +91,7 @@ pub(crate) fn stand(
     known: &RefCell<Known>,
 ) -> anyhow::Result<bool> {
     let asks = backend == Backend::Nft && !desired.is_empty();
-    let stand = || known.borrow().compare(&subject(desired)).is_some_and(|(_, is_same)| is_same);
+    let stand = || known.borrow().compare(&subject(desired)).is_some_and(|(_, found)| found == Match::Same);
     Ok(asks && context.netns.run(stand)?)
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Context;
 use super::blocked::{self, Reading};
-use super::known::{Known, Subject};
+use super::known::{Known, Match, Subject};
 use super::ledger::{Kind, NOTHING};
 use crate::kernel::nftables;
 use crate::kernel::nftables::image::Part;
@@ -174,9 +174,9 @@ fn tables(record: &Record, desired: &Guards, known: Option<&RefCell<Known>>, is_
 /// is known here that changes by itself, and nft, which has to be asked then, does not.
 fn sight(family: Family, known: Option<(&str, &RefCell<Known>)>, is_told: bool) -> Sight {
     match known.and_then(|(want, known)| known.borrow().compare(&subject(family, want))) {
-        Some((picture, is_same)) if is_same || is_told => {
+        Some((picture, found)) if found == Match::Same || found == Match::Other && is_told => {
             let counted = picture.counted.iter().map(|(comment, packets)| (comment.as_str(), *packets));
-            Sight::Clear(is_same, blocked::of_comments(counted))
+            Sight::Clear(found == Match::Same, blocked::of_comments(counted))
         }
         _ => Sight::Unclear,
     }

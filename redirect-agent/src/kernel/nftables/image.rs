@@ -29,8 +29,8 @@ const COUNTER_PACKETS: u16 = 2;
 /// `NFTNL_UDATA_RULE_COMMENT` (`udata.h` of libnftnl): each thing in a rule's user data has a byte for its type, one for its length, and a value.
 const COMMENT: u8 = 0;
 
-/// What is left out: handles, which are new with everything that is written, the handle of the rule ahead, and padding. Of a chain also its
-/// counters and its number of users, which are shown by themselves.
+/// What is left out: handles, which are new with everything that is written, the handle of the rule ahead, and padding. Of a chain also what its policy
+/// has counted, and how many rules are in it or go to it, which others' may do.
 const VOLATILE_OF_TABLE: &[u16] = &[4, 5];
 const VOLATILE_OF_CHAIN: &[u16] = &[2, 6, 8, 9];
 const VOLATILE_OF_RULE: &[u16] = &[3, 6, 8];
@@ -58,6 +58,14 @@ pub(crate) enum Part {
 pub(crate) struct Image(Vec<Vec<Object>>);
 
 type Object = Vec<u8>;
+
+#[cfg(test)]
+impl Image {
+    /// One of one object.
+    pub(crate) fn for_tests(object: u8) -> Self {
+        Self(vec![vec![vec![object]]])
+    }
+}
 
 /// What it held at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
