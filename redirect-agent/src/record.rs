@@ -127,7 +127,7 @@ impl Record {
             let gone = data.draining.take().map(|draining| draining.proxy.netns);
             let former = data.proxy.replace(proxy.clone());
             let (draining, ended) = match (former, until) {
-                (Some(proxy), Some(until)) => (Some(Draining { proxy, until }), None),
+                (Some(proxy), Some(until)) => (Some(Draining { proxy, until, awaits_turn: true }), None),
                 (former, _) => (None, former.map(|former| former.netns)),
             };
             data.draining = draining;
@@ -150,6 +150,15 @@ impl Record {
     /// The proxy that drains.
     pub(crate) fn draining(&self) -> Option<&Draining> {
         self.data.draining.as_ref()
+    }
+
+    /// The node has turned away from the proxy that drains; it has until then.
+    pub(crate) fn has_turned(&mut self, until: u64) -> anyhow::Result<()> {
+        self.change(|data| {
+            if let Some(draining) = &mut data.draining {
+                (draining.until, draining.awaits_turn) = (until, false);
+            }
+        })
     }
 
     /// It drains no more, and is put among the retired.

@@ -25,10 +25,12 @@ pub enum How {
     Late,
     /// The agent is killed in its place.
     Abort,
+    /// It waits until [`Lab::end_faults`].
+    Hang,
 }
 
 impl How {
-    /// Each way.
+    /// Each way to fail.
     pub const ALL: [Self; 3] = [Self::Error, Self::Late, Self::Abort];
 }
 
@@ -38,6 +40,7 @@ impl fmt::Display for How {
             Self::Error => "error",
             Self::Late => "late",
             Self::Abort => "abort",
+            Self::Hang => "hang",
         })
     }
 }

@@ -158,7 +158,11 @@ impl Reconciler {
             }
         }
         self.end_loss(run.cluster, candidate.as_ref(), ledger)?;
+        let before = ledger.problems.len();
         plans.node = self.converge_node(run, candidate.as_mut(), None, ledger)?;
+        if ledger.problems.len() == before {
+            self.has_turned()?;
+        }
         self.leave_other_backends(candidate.as_mut(), ledger)?;
         self.programmed = candidate;
         Ok(plans)

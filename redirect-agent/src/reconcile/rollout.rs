@@ -37,7 +37,7 @@ impl Reconciler {
         self.draining = self.still_runs(cluster, &draining.proxy, held)?;
         let reason = match &self.draining {
             None => "it has ended",
-            Some(_) if now()? >= draining.until => "its time is over",
+            Some(_) if draining.is_over(now()?) => "its time is over",
             Some(_) => return Ok(()),
         };
         tracing::info!(name = draining.proxy.name, reason, "a former ztunnel drains no more");
@@ -82,10 +82,26 @@ impl Reconciler {
         if failed && former.is_some() {
             return Ok(Turn { to: former, beside: None });
         }
-        let until = now()?.saturating_add(self.config.drain_timeout.as_secs());
+        let until = self.drained_at()?;
         self.record.follow(&next.proxy, run.node_ip, former.is_some().then_some(until))?;
         self.draining = former.map(|former| former.netns);
         Ok(Turn { to: Some(next), beside: (!failed).then_some(plan) })
+    }
+
+    /// The node has turned to the one that it is to turn to: only now the former's time runs, however long the way here was. What it was given
+    /// until then, it has begun a moment ago.
+    pub(super) fn has_turned(&mut self) -> anyhow::Result<()> {
+        if self.record.draining().is_some_and(|draining| draining.awaits_turn) {
+            let until = self.drained_at()?;
+            self.record.has_turned(until)?;
+        }
+        Ok(())
+    }
+
+    /// When a drain that begins now is over. The present second has begun, and does not count.
+    fn drained_at(&self) -> anyhow::Result<u64> {
+        let seconds = self.config.drain_timeout.as_secs();
+        Ok(now()?.saturating_add(if seconds == 0 { 0 } else { seconds.saturating_add(1) }))
     }
 
     /// The ztunnel that is to be followed, if it still runs. After a restart it is on record only.

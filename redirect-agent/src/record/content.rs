@@ -77,6 +77,16 @@ pub(crate) struct Draining {
     pub(crate) proxy: Proxy,
     /// When it ends at the latest: seconds since boot.
     pub(crate) until: u64,
+    /// The node has not turned to the one after it yet, and its time does not run.
+    #[serde(default)]
+    pub(crate) awaits_turn: bool,
+}
+
+impl Draining {
+    /// Whether its time is over, so many seconds after boot.
+    pub(crate) fn is_over(&self, now: u64) -> bool {
+        !self.awaits_turn && now >= self.until
+    }
 }
 
 /// What is kept for one namespace.

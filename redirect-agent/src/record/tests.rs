@@ -44,7 +44,7 @@ fn proxies_follow_each_other_on_two_seats() {
     assert_eq!([&one, &two].map(|proxy| record.seat_of(proxy.netns)), Seat::ALL);
     record.follow(&two, None, Some(7)).unwrap();
     assert_eq!([&one, &two].map(|proxy| record.seat_of(proxy.netns)), Seat::ALL);
-    let record_of = |proxy: &Proxy, until| Some(Draining { proxy: proxy.clone(), until });
+    let record_of = |proxy: &Proxy, until| Some(Draining { proxy: proxy.clone(), until, awaits_turn: true });
     assert_eq!((record.seat(), record.draining().cloned()), (Seat::B, record_of(&one, 7)));
     assert!(record.retired().is_empty());
     // Back to the former.
@@ -61,6 +61,24 @@ fn proxies_follow_each_other_on_two_seats() {
     record.follow(&two, None, None).unwrap();
     assert_eq!((record.seat(), record.draining()), (Seat::A, None));
     assert_eq!(record.retired(), [one.netns, three.netns]);
+}
+
+#[test]
+fn a_drain_has_its_time_from_when_the_node_has_turned() {
+    let directory = tempfile::tempdir().unwrap();
+    let own = |kind: &str| NetnsId::of(&File::open(format!("/proc/self/ns/{kind}")).unwrap()).unwrap();
+    let mut record = Record::open(directory.path(), own("net")).unwrap();
+    record.set_proxy(&proxy("one", own("net")), None).unwrap();
+    record.follow(&proxy("two", own("mnt")), None, Some(7)).unwrap();
+    assert!(!record.draining().unwrap().is_over(u64::MAX), "the node may still turn to it");
+    record.has_turned(9).unwrap();
+    let kept = Record::open(directory.path(), own("net")).unwrap();
+    assert_eq!([8, 9].map(|now| kept.draining().unwrap().is_over(now)), [false, true]);
+    // As an agent has written it that knew only of the time.
+    let mut text = serde_json::to_value(kept.draining()).unwrap();
+    text.as_object_mut().unwrap().remove("awaits_turn");
+    let former: Draining = serde_json::from_value(text).unwrap();
+    assert_eq!(Some(&former), kept.draining());
 }
 
 #[test]

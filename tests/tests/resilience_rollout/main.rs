@@ -10,7 +10,9 @@ use anyhow::{Context, Result, ensure};
 use redirect_lab::agent::AgentOptions;
 use redirect_lab::command::Cmd;
 use redirect_lab::demo::{SETTLE, ZTUNNEL};
-use redirect_lab::harness::{Checks, options, start, watchful};
+use redirect_lab::faults::{How, Point};
+use redirect_lab::harness::{Checks, eventually, options, start, watchful};
+use redirect_lab::judge::Judge;
 use redirect_lab::lab::Lab;
 use redirect_lab::layout::PROXY_NAMESPACE;
 use redirect_lab::neighbours::Neighbours;
@@ -19,7 +21,7 @@ use redirect_lab::scoped::ScopedLab;
 use redirect_lab::share::often;
 use redirect_lab::table;
 use redirect_lab::tally::Tally;
-use redirect_lab::traffic::{Class, DIRECT};
+use redirect_lab::traffic::{Class, DIRECT, Failure, Report};
 use rustix::process::Signal;
 
 use scene::{by_proxy, come, follows, judged, ports_differ, seen_by};
@@ -31,6 +33,9 @@ const OFTEN: usize = 20;
 /// Longer than any of this takes.
 const LONG_DRAIN: &str = "--drain-timeout=3600";
 const SHORT_DRAIN: &str = "--drain-timeout=1";
+const DRAIN: Duration = Duration::from_secs(1);
+/// A write of the node's turn to the next ztunnel, after it is on record that the former drains.
+const OF_THE_TURN: &str = "netlink delete route";
 
 #[test]
 fn one_ztunnel_follows_another() -> Result<()> {
@@ -166,14 +171,14 @@ fn time_is_over(tally: &mut Tally, lab: &mut Lab, former: &str, next: &str) -> R
     lab.stop_agent(Signal::TERM)?;
     lab.start_agent(&watchful().arg(SHORT_DRAIN))?;
     lab.wait_until(SETTLE, "settled", |status| follows(status, former, None))?;
+    let mut turned = None;
     let (report, verdict) = judged(tally, "the time of a drain is over", lab, |lab, judge, traffic| {
         traffic.wait_for_more(ENOUGH)?;
-        come(lab, judge, next)?;
+        turned = Some(turns_slowly(lab, judge, next)?);
         lab.wait_until(SETTLE, "followed, and drained", |status| follows(status, next, None))?;
         traffic.wait_for_more(2 * ENOUGH)
     })?;
-    only_resets_of(&report, former)?;
-    ensure!(!report.broken.is_empty(), "nothing has ended: {:?}", report.standing);
+    had_their_time(&report, former, turned.context("the node has not turned")?)?;
     verdict.nothing_escaped()?;
     let netns = lab.pod_netns(former);
     for (what, ours) in
@@ -185,16 +190,49 @@ fn time_is_over(tally: &mut Tally, lab: &mut Lab, former: &str, next: &str) -> R
     lab.remove_pod(former)
 }
 
+/// `next` comes, and one of the writes by which the node turns to it takes longer than a drain may. When that is over.
+fn turns_slowly(lab: &mut Lab, judge: &mut Judge, next: &str) -> Result<Instant> {
+    lab.want_fault(How::Hang, &Point { what: OF_THE_TURN.to_owned(), skip: 0 })?;
+    come(lab, judge, next)?;
+    eventually(SETTLE, || {
+        ensure!(lab.points()?.iter().any(|point| point.what == OF_THE_TURN), "no such write: {OF_THE_TURN}");
+        Ok(())
+    })?;
+    let hangs = Instant::now();
+    eventually(SETTLE, || {
+        ensure!(hangs.elapsed() > 2 * DRAIN, "it has to hang for longer");
+        Ok(())
+    })?;
+    let turned = Instant::now();
+    lab.end_faults()?;
+    Ok(turned)
+}
+
+/// What broke is of the former ztunnel, and had all the time that a drain has; on a slow machine that may be a short connection too.
+fn had_their_time(report: &Report, former: &str, turned: Instant) -> Result<()> {
+    ensure!(!report.broken.is_empty(), "nothing has ended: {:?}", report.standing);
+    ensure!(report.astray.is_empty() && report.gave_up.is_empty(), "{:?}, {:?}", report.astray, report.gave_up);
+    for failure in report.broken.iter().chain(&report.failed) {
+        ensure!(is_told_by(failure, former), "{failure}");
+        let had = since(failure.ended, turned);
+        ensure!(had >= DRAIN, "{failure}, {had:.1?} after the node had turned");
+    }
+    Ok(())
+}
+
 /// Everything that is new comes about. What breaks is of this one, and is told so at once, whether or not it was waiting for an answer.
-fn only_resets_of(report: &redirect_lab::traffic::Report, proxy: &str) -> Result<()> {
+fn only_resets_of(report: &Report, proxy: &str) -> Result<()> {
     ensure!(report.failed.is_empty(), "{:?}", report.failed);
     ensure!(report.astray.is_empty(), "{:?}", report.astray);
     ensure!(report.gave_up.is_empty(), "{:?}", report.gave_up);
     for broken in &report.broken {
-        let is_told = matches!(broken.class, Class::Reset | Class::ClosedEarly);
-        ensure!(is_told && broken.proxy.as_deref() == Some(proxy), "{broken}");
+        ensure!(is_told_by(broken, proxy), "{broken}");
     }
     Ok(())
+}
+
+fn is_told_by(broken: &Failure, proxy: &str) -> bool {
+    matches!(broken.class, Class::Reset | Class::ClosedEarly) && broken.proxy.as_deref() == Some(proxy)
 }
 
 /// Nothing is new as long as there is none, and what never was by it goes on.
