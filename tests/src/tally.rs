@@ -53,7 +53,10 @@ impl Tally {
 fn tell(report: &Report, verdict: &Verdict) {
     let (time, stream) = report.slowest;
     let classes = report.classes();
-    println!("        {verdict}; {} connections, slowest {time:.1?} ({stream}), failed: {classes:?}", report.tried);
+    let (tried, held_up) = (report.tried, report.held_up);
+    println!(
+        "        {verdict}; {tried} connections, slowest {time:.1?} ({stream}), held up for {held_up:.1?}, failed: {classes:?}"
+    );
     for escape in verdict.escapes.iter().take(SHOWN) {
         println!("        {escape}");
     }

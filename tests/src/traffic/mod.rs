@@ -37,6 +37,8 @@ const LASTING: Duration = Duration::from_millis(100);
 const LEISURELY: Duration = Duration::from_millis(250);
 /// How long a long connection may be silent: what was lost is sent again, and the guest may not run for seconds.
 const SILENCE: Duration = Duration::from_secs(10);
+/// Between two looks at whether the machine runs.
+const BEAT: Duration = Duration::from_millis(100);
 /// How long [`Traffic::wait_for_more`] waits for one connection.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -77,6 +79,7 @@ struct State {
     answered: BTreeMap<&'static str, Instant>,
     broken: Vec<Failure>,
     slowest: (Duration, &'static str),
+    held_up: Duration,
     standing: Vec<(&'static str, SocketAddrV4)>,
     gave_up: Vec<String>,
 }
@@ -113,9 +116,13 @@ impl Traffic {
 
     /// The same, of those kinds whose name is wanted.
     pub fn judged_if(lab: &Lab, judge: &Judge, wanted: impl Fn(&str) -> bool) -> Result<Self> {
-        let kinds: Vec<_> = ALL.into_iter().filter(|(name, ..)| wanted(name)).collect();
-        let shared = Shared::new(LASTING, TIMEOUT, Some(judge.registry()));
-        Self::of(lab, &kinds, shared, Proxies::In(lab.dir().to_owned()))
+        Self::judged_at(LASTING, TIMEOUT, lab, judge, wanted)
+    }
+
+    /// Starts streams of every kind, of which a judge is told, whose clients wait for as long as it may be on a machine that does not run for
+    /// seconds: where none must fail, that one does is not the clock's.
+    pub fn judged_patiently(lab: &Lab, judge: &Judge) -> Result<Self> {
+        Self::judged_at(LASTING, SILENCE, lab, judge, |_| true)
     }
 
     /// Starts streams of those kinds whose name is wanted, of which a judge is told, at a pace that leaves the emulated processor to others,
@@ -123,8 +130,18 @@ impl Traffic {
     /// ports may come that were used long ago.
     pub fn judged_leisurely(lab: &Lab, judge: &Judge, wanted: impl Fn(&str) -> bool) -> Result<Self> {
         ports::renew();
+        Self::judged_at(LEISURELY, SILENCE, lab, judge, wanted)
+    }
+
+    fn judged_at(
+        pause: Duration,
+        patience: Duration,
+        lab: &Lab,
+        judge: &Judge,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
         let kinds: Vec<_> = ALL.into_iter().filter(|(name, ..)| wanted(name)).collect();
-        let shared = Shared::new(LEISURELY, SILENCE, Some(judge.registry()));
+        let shared = Shared::new(pause, patience, Some(judge.registry()));
         Self::of(lab, &kinds, shared, Proxies::In(lab.dir().to_owned()))
     }
 
@@ -140,6 +157,8 @@ impl Traffic {
             let shared = traffic.shared.clone();
             traffic.threads.push(thread::spawn(move || keep_connecting(&shared, &stream)));
         }
+        let shared = traffic.shared.clone();
+        traffic.threads.push(thread::spawn(move || keep_time(&shared)));
         Ok(traffic)
     }
 
@@ -188,7 +207,7 @@ impl Traffic {
         let mut state = self.shared.lock();
         let by = |client: SocketAddrV4| seen.get(&SocketAddr::V4(client)).map(|(proxy, _)| proxy.clone());
         let gave_up = mem::take(&mut state.gave_up);
-        let mut report = Report { gave_up, slowest: state.slowest, ..Report::default() };
+        let mut report = Report { gave_up, slowest: state.slowest, held_up: state.held_up, ..Report::default() };
         report.standing = state.standing.drain(..).map(|(stream, client)| (stream, by(client))).collect();
         report.broken = mem::take(&mut state.broken);
         for Tried { stream, client, begun, ended, outcome } in mem::take(&mut state.attempts) {
@@ -255,7 +274,11 @@ impl Shared {
 
     /// Waits a little; whether it is time to stop.
     fn pause(&self) -> bool {
-        let waited = self.changed.wait_timeout_while(self.lock(), self.pause, |state| !state.stop);
+        self.stops_within(self.pause)
+    }
+
+    fn stops_within(&self, time: Duration) -> bool {
+        let waited = self.changed.wait_timeout_while(self.lock(), time, |state| !state.stop);
         waited.unwrap_or_else(PoisonError::into_inner).0.stop
     }
 
@@ -297,6 +320,20 @@ fn failure(stream: &Stream, client: SocketAddrV4, begun: Instant, error: &anyhow
         begun,
         ended: Instant::now(),
         proxy: None,
+    }
+}
+
+/// Notes for how long the machine left waiting who had nothing to wait for: what took so long is nobody's fault.
+fn keep_time(shared: &Shared) {
+    loop {
+        let begun = Instant::now();
+        let stops = shared.stops_within(BEAT);
+        let mut state = shared.lock();
+        state.held_up = state.held_up.max(begun.elapsed().saturating_sub(BEAT));
+        drop(state);
+        if stops {
+            return;
+        }
     }
 }
 

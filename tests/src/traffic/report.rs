@@ -20,6 +20,8 @@ pub struct Report {
     pub broken: Vec<Failure>,
     /// How long the slowest new connection took, until its first answer, and of which stream it was.
     pub slowest: (Duration, &'static str),
+    /// For how long the machine has left a thread waiting that could have run, at most: what is slower by so much says nothing.
+    pub held_up: Duration,
     /// What ended a stream before its time; then nothing is shown for the time after.
     pub gave_up: Vec<String>,
     /// Long connections that stood in the end: the stream, and the pod whose proxy each goes through.

@@ -73,7 +73,7 @@ pub(crate) fn judged(
     work: impl FnOnce(&mut Lab, &mut Judge, &Traffic) -> Result<()>,
 ) -> Result<(Report, Verdict)> {
     let mut judge = Judge::watch(lab)?;
-    let traffic = Traffic::judged(lab, &judge)?;
+    let traffic = Traffic::judged_patiently(lab, &judge)?;
     let done = work(lab, &mut judge, &traffic);
     let report = traffic.stop()?;
     let verdict = judge.finish(lab)?;
