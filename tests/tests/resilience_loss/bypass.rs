@@ -16,7 +16,7 @@ use redirect_lab::lab::Lab;
 use redirect_lab::layout::{MESH_NAMESPACE, NODE, PROXY_NAMESPACE, REMOTE, REMOTE_IP};
 use redirect_lab::pod::Pod;
 use redirect_lab::status::Status;
-use redirect_lab::traffic::{DIRECT, Failure};
+use redirect_lab::traffic::{DIRECT, Failure, Traffic};
 use rustix::process::Signal;
 
 use super::{ENOUGH, PROXIED, Scene};
@@ -50,7 +50,7 @@ fn bypassed(lab: &mut Lab, options: &AgentOptions, proxy: &str, next: &str) -> R
     lab.add_pod(Pod::app(HELD_NAMESPACE, HELD)?)?;
     lab.start_agent(options)?;
     lab.wait_until(SETTLE, "redirected", |status| status.proxied_by(proxy) && status.meshed(HELD))?;
-    let mut scene = Scene::begin(lab)?;
+    let mut scene = Scene::begin(lab, Traffic::judged_patiently)?;
     scene.goes_on()?;
     scene.lost(|lab| {
         lab.remove_pod(proxy)?;

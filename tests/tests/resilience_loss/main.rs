@@ -66,7 +66,7 @@ fn without_a_proxy_nothing_passes() -> Result<()> {
 }
 
 fn seen(lab: &mut Lab) -> Result<()> {
-    let mut scene = Scene::begin(lab)?;
+    let mut scene = Scene::begin(lab, Traffic::judged)?;
     scene.goes_on()?;
     scene.lost(|lab| {
         lab.remove_pod(ZTUNNEL)?;
@@ -80,7 +80,7 @@ fn seen(lab: &mut Lab) -> Result<()> {
 
 fn unseen(lab: &mut Lab) -> Result<()> {
     let former = lab.pod(SECOND)?.ip()?;
-    let mut scene = Scene::begin(lab)?;
+    let mut scene = Scene::begin(lab, Traffic::judged)?;
     scene.goes_on()?;
     scene.lost(|lab| {
         lab.stop_agent(Signal::KILL)?;
@@ -114,9 +114,10 @@ struct Scene<'a> {
 }
 
 impl<'a> Scene<'a> {
-    fn begin(lab: &'a mut Lab) -> Result<Self> {
+    /// By [`Traffic::judged`] where connections are to be blocked, or else by one whose clients wait for longer.
+    fn begin(lab: &'a mut Lab, traffic: fn(&Lab, &Judge) -> Result<Traffic>) -> Result<Self> {
         let judge = Judge::watch(lab)?;
-        let traffic = Traffic::judged(lab, &judge)?;
+        let traffic = traffic(lab, &judge)?;
         Ok(Self { lab, judge, traffic, lost: None, back: None })
     }
 
