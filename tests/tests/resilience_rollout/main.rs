@@ -32,8 +32,7 @@ const ENOUGH: usize = 4;
 const OFTEN: usize = 20;
 /// Longer than any of this takes.
 const LONG_DRAIN: &str = "--drain-timeout=3600";
-const SHORT_DRAIN: &str = "--drain-timeout=4";
-/// Longer than a run takes that ends a drain, on a slow machine too.
+/// A short one, and longer than a run takes that ends it, on a slow machine too.
 const DRAIN: Duration = Duration::from_secs(4);
 /// A write of the node's turn to the next ztunnel, after it is on record that the former drains.
 const OF_THE_TURN: &str = "netlink delete route";
@@ -170,7 +169,7 @@ fn third(tally: &mut Tally, lab: &mut Lab, first: &str) -> Result<()> {
 
 fn time_is_over(tally: &mut Tally, lab: &mut Lab, former: &str, next: &str) -> Result<()> {
     lab.stop_agent(Signal::TERM)?;
-    lab.start_agent(&watchful().arg(SHORT_DRAIN))?;
+    lab.start_agent(&watchful().arg(&format!("--drain-timeout={}", DRAIN.as_secs())))?;
     lab.wait_until(SETTLE, "settled", |status| follows(status, former, None))?;
     let mut turned = None;
     let (report, verdict) = judged(tally, "the time of a drain is over", lab, |lab, judge, traffic| {
