@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -136,23 +136,6 @@ impl Lab {
         self.remember(process)
     }
 
-    /// Starts another agent beside the one that runs, as that one was started; what it says is in a log of its own.
-    pub fn start_rival(&self) -> Result<(Process, PathBuf)> {
-        let options = self.state.agent.clone().context("no agent was started")?;
-        let log = self.dir().join("rival.log");
-        let words = self.command_line(&options)?;
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).stdout(Stdio::null());
-        let (process, _child) = Process::start(ROLE, &mut command, &self.node(), &log)?;
-        Ok((process, log))
-    }
-
-    /// From now on the rival is the lab's agent, as the first has ended.
-    pub fn adopt_rival(&mut self, rival: Process) -> Result<()> {
-        self.forget(ROLE)?;
-        self.remember(rival)
-    }
-
     /// Runs an agent that is expected to end by itself.
     pub fn run_agent(&mut self, options: &AgentOptions) -> Result<Output> {
         let options = self.choose(options)?;
@@ -169,7 +152,7 @@ impl Lab {
         Ok(options)
     }
 
-    fn command_line(&self, options: &AgentOptions) -> Result<Vec<OsString>> {
+    pub(crate) fn command_line(&self, options: &AgentOptions) -> Result<Vec<OsString>> {
         let mode = options.mode.context("no mode was chosen")?;
         let mut words = options.program()?;
         words.extend(["run", "--mode"].map(OsString::from));

@@ -45,6 +45,7 @@ pub mod proxy;
 mod reboot;
 pub mod rest;
 pub mod restored;
+pub mod rival;
 pub mod runtime;
 pub mod scoped;
 pub mod serve;

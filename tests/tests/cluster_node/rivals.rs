@@ -1,7 +1,5 @@
 //! A second agent on the node, as when a daemon set of another name is applied as well.
 
-use std::fs;
-
 use anyhow::{Result, ensure};
 use redirect_lab::harness::{eventually, is_settled};
 use redirect_lab::kubernetes::cluster::Cluster;
@@ -15,15 +13,15 @@ const RUNS: u64 = 5;
 /// It waits, and says for what; when the first ends it goes on, and finds everything as it must be.
 pub(crate) fn one_at_a_time(cluster: &mut Cluster) -> Result<()> {
     let before = cluster.lab.status()?;
-    let (rival, log) = cluster.lab.start_rival()?;
+    let rival = cluster.lab.start_rival()?;
     eventually(FOLLOW, || {
-        let said = fs::read_to_string(&log)?;
+        let said = rival.said()?;
         ensure!(said.contains("another agent runs here; waiting for it to end"), "it says: {said}");
         Ok(())
     })?;
     let after = cluster.lab.wait_until(FOLLOW, "running on", |status| status.reconciles >= before.reconciles + RUNS)?;
     ensure!(after.writes == before.writes, "written: {:?}, before: {:?}", after.writes, before.writes);
-    ensure!(rival.alive(), "the second agent has ended: {}", fs::read_to_string(&log)?);
+    ensure!(rival.alive(), "the second agent has ended: {}", rival.said()?);
 
     cluster.lab.stop_agent(Signal::TERM)?;
     cluster.lab.adopt_rival(rival)?;

@@ -1,7 +1,5 @@
 //! Two agents at once: the second waits, and both say so; the first ends, in either way, and the second goes on.
 
-use std::fs;
-
 use anyhow::{Result, ensure};
 use redirect_lab::harness::{eventually, is_settled};
 use redirect_lab::lab::Lab;
@@ -21,20 +19,18 @@ pub(crate) fn take_over(lab: &mut Lab, times: usize) -> Result<()> {
 }
 
 fn one_takes_over(lab: &mut Lab, traffic: &Traffic, signal: Signal) -> Result<()> {
-    let (rival, log) = lab.start_rival()?;
-    let said = fs::metadata(&log).map_or(0, |log| log.len());
+    let rival = lab.start_rival()?;
     eventually(SETTLE, || {
-        let text = fs::read_to_string(&log)?;
-        let said = text.get(usize::try_from(said)?..).unwrap_or_default();
+        let said = rival.said()?;
         ensure!(said.contains("another agent runs here; waiting for it to end"), "the second says: {said}");
         Ok(())
     })?;
-    let waits = format!("another one (pid {}) waits", rival.pid);
+    let waits = format!("another one (pid {}) waits", rival.pid());
     let first = lab.wait_until(SETTLE, "telling of the second", |status| status.has_note(&waits))?;
     let goes_on = |status: &redirect_lab::status::Status| status.reconciles >= first.reconciles + RUNS;
     let later = lab.wait_until(SETTLE, "running on", goes_on)?;
     ensure!(later.writes == first.writes, "written: {:?}, before: {:?}", later.writes, first.writes);
-    ensure!(rival.alive(), "the second has ended: {}", fs::read_to_string(&log)?);
+    ensure!(rival.alive(), "the second has ended: {}", rival.said()?);
     traffic.wait_for_more(1)?;
     lab.stop_agent(signal)?;
     lab.adopt_rival(rival)?;
