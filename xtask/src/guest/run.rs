@@ -32,7 +32,9 @@ enum Event {
     Closed,
 }
 
-/// How often a guest is started whose kernel breaks, or that ends, before any of our programs has run in it: that is the emulator's doing.
+/// How long a guest may take until our programs run in it: ten times what a busy machine needs. A kernel that has lost its clock says no more.
+const BOOT: Duration = Duration::from_mins(5);
+/// How often a guest is started that breaks before any of our programs has run in it: that is the emulator's doing.
 const STARTS: u32 = 2;
 
 /// Runs `guest` to its end.
@@ -67,8 +69,9 @@ struct Session {
     deadline: Instant,
     /// How long it took until the command was started, if it was.
     boot: Option<Duration>,
-    /// Whether QEMU has ended by itself. It aborts now and then in its first seconds (`iotlb_to_section: Assertion … failed`).
-    ended: bool,
+    /// Whether the machine is at fault: its kernel broke or did not come up, or QEMU has ended by itself, as it does now and then in its first
+    /// seconds (`iotlb_to_section: Assertion … failed`).
+    broke: bool,
     watch: Watch,
     log: File,
     stderr: String,
@@ -92,7 +95,7 @@ impl Session {
         read_frames(port.try_clone().context("share a socket")?, sender);
         let deadline = started + deadline;
         let (watch, stderr) = (Watch::default(), String::new());
-        Ok(Self { qemu, port, events, started, deadline, boot: None, ended: false, watch, log, stderr })
+        Ok(Self { qemu, port, events, started, deadline, boot: None, broke: false, watch, log, stderr })
     }
 
     fn watch(&mut self, output: &mut dyn FnMut(&[u8])) -> Result<Outcome> {
@@ -110,7 +113,7 @@ impl Session {
                     return Ok(Outcome { status, boot: self.boot.unwrap_or(total), total });
                 }
                 Event::Closed => {
-                    self.ended = true;
+                    self.broke = true;
                     bail!("the guest ended before its command did");
                 }
                 Event::Console(_) | Event::Stderr(_) => {}
@@ -120,14 +123,20 @@ impl Session {
 
     /// The next event. A kernel that broke, and a deadline that passed, are errors.
     fn next(&mut self) -> Result<Event> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let event = match self.events.recv_timeout(left) {
+        let boots_until = self.started + BOOT;
+        let until = if self.boot.is_none() { self.deadline.min(boots_until) } else { self.deadline };
+        let event = match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(event) => event,
             Err(RecvTimeoutError::Disconnected) => Event::Closed,
+            Err(RecvTimeoutError::Timeout) if until < self.deadline => {
+                self.broke = true;
+                bail!("the guest took longer than {} s", BOOT.as_secs());
+            }
             Err(RecvTimeoutError::Timeout) => bail!("killed after {} s", self.started.elapsed().as_secs()),
         };
         self.note(&event);
         if let Some(sign) = self.watch.broken() {
+            self.broke = true;
             let error = anyhow!("the guest's kernel broke: {sign}");
             self.collect(LAST_WORDS);
             return Err(error);
@@ -155,7 +164,7 @@ impl Session {
     }
 
     fn broke_while_booting(&self) -> bool {
-        self.boot.is_none() && (self.ended || self.watch.broken().is_some())
+        self.boot.is_none() && self.broke
     }
 
     fn acknowledge(&mut self) -> Result<()> {
