@@ -23,6 +23,13 @@ impl Mark {
         Self { value, mask }
     }
 
+    /// The same mark, which takes the place of `other` where it is written.
+    #[must_use]
+    pub const fn in_place_of(self, other: Self) -> Self {
+        // Without the check of `new`, which holds: programs have no way to panic.
+        Self { value: self.value, mask: self.mask | other.mask }
+    }
+
     /// The bits that are set.
     #[must_use]
     pub const fn value(self) -> u32 {

@@ -159,8 +159,20 @@ impl Row {
             Self::Outbound => (Some(OUTBOUND), None),
             Self::TunnelItself | Self::Rest => (None, None),
         };
+        let mark = match mark {
+            Some(mark) => Some(last_word(mark)),
+            None => None,
+        };
         Verdict { row: self, mark, remember }
     }
+}
+
+/// What a row writes, instead of what was said of the packet where less was known. While a node changes its mode, a program marks a packet
+/// first and a rule then, and what the one knows of connections from before, the other does not. Outbound is what is said of any that is not
+/// known; with the mark of an answer beside it, the packet would take the one way and be kept to the other. Skip stays beside an answer: ipvs
+/// sends on in the node's name what ztunnel sends to a virtual address, and row 4 then meets it a second time.
+const fn last_word(mark: Mark) -> Mark {
+    mark.in_place_of(if mark.value() == OUTBOUND.value() { PROXY_RETURN_B } else { OUTBOUND })
 }
 
 /// Decides about one packet.

@@ -11,7 +11,7 @@ use aya_ebpf::bindings::{bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
 use aya_ebpf::helpers::bpf_redirect_neigh;
 use redirect_common::flow::Flow;
 use redirect_common::maps::{Counter, Way};
-use redirect_common::names::{PROXY_RETURN_A, PROXY_RETURN_B, SKIP};
+use redirect_common::names::SKIP;
 use redirect_common::packet::Packet;
 use redirect_common::policy::{Hook, Memory, Row, Seat, View as _};
 use redirect_common::trace::At;
@@ -52,8 +52,8 @@ fn send(skb: &Skb<'_>, packet: &Packet, flow: Option<&Flow>) -> i32 {
             },
             None => NEXT,
         },
-        PROXY_RETURN_A => back(Seat::A),
-        PROXY_RETURN_B => back(Seat::B),
+        mark if Seat::A.way_back().matches(mark.value()) => back(Seat::A),
+        mark if Seat::B.way_back().matches(mark.value()) => back(Seat::B),
         _ => NEXT,
     }
 }

@@ -1,10 +1,10 @@
 //! A node changes from one mode to the other and back, by a restart of the agent with the other flag, under traffic: nothing
-//! escapes, and nothing of the mode before is left.
+//! escapes, no answer is lost, and nothing of the mode before is left.
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
 use std::fs;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use redirect_lab::capture::Capture;
 use redirect_lab::command::Cmd;
 use redirect_lab::demo::ZTUNNEL;
@@ -51,9 +51,11 @@ fn changes_to(lab: &mut Lab, mode: Mode) -> Result<()> {
     let capture = Capture::start(&lab.node(), UPLINK, &filter)?;
     let traffic = Traffic::start(lab, ZTUNNEL)?;
     traffic.wait_for_more(ENOUGH)?;
+    let lost_before = answers_lost(lab)?;
     lab.stop_agent(Signal::TERM)?;
     start(lab, &watchful().in_mode(mode))?;
     traffic.wait_for_more(ENOUGH)?;
+    let lost = answers_lost(lab)?.saturating_sub(lost_before);
     let report = traffic.stop()?;
     println!(
         "{} connections, of which {} were blocked: {:?}",
@@ -67,7 +69,21 @@ fn changes_to(lab: &mut Lab, mode: Mode) -> Result<()> {
         println!("{}", fs::read_to_string(lab.agent_log())?);
     }
     ensure!(escaped.is_empty(), "{} packets left unproxied:\n{}", escaped.len(), escaped.join("\n"));
-    report.nothing_escaped()
+    report.nothing_escaped()?;
+    ensure!(lost == 0, "{lost} answers to ztunnel were dropped");
+    Ok(())
+}
+
+/// Packets that the guard has dropped because they were on their way back to ztunnel, by another device than leads there.
+fn answers_lost(lab: &Lab) -> Result<u64> {
+    let table = Cmd::line("nft list table ip ztunnel").netns(&lab.node()).run()?;
+    let (_, counted) = table
+        .lines()
+        .find(|line| line.ends_with("comment \"answer\""))
+        .and_then(|line| line.split_once("counter packets "))
+        .with_context(|| format!("no answers are counted in\n{table}"))?;
+    let packets = counted.split(' ').next().unwrap_or_default();
+    packets.parse().with_context(|| format!("a count of {packets:?}"))
 }
 
 fn shape(lab: &Lab) -> Result<Snapshot> {

@@ -6,7 +6,7 @@
 
 use redirect_common::names::{
     CHAIN_PREFIX, ISTIOIN, ISTIOOUT, Mark, ORIGINAL_SOURCE, OUTBOUND, PORT_INBOUND_HBONE, PORT_INBOUND_PLAINTEXT,
-    PORT_OUTBOUND, PROXY_RETURN, PROXY_RETURN_A, PROXY_RETURN_B, SET_PODS, SKIP, TPROXY, TUNNELS,
+    PORT_OUTBOUND, PROXY_RETURN, PROXY_RETURN_A, SET_PODS, SKIP, TPROXY, TUNNELS,
 };
 use redirect_common::policy::{Memory, Row, Seat, Verdict};
 
@@ -84,15 +84,16 @@ fn set_mark(mark: Mark) -> String {
 
 /// Name of the chain that carries a verdict out; `None` where nothing is to be written.
 fn verdict_chain(verdict: Verdict) -> Option<&'static str> {
-    match (verdict.mark?, verdict.remember) {
-        (_, Some(Memory::ConnSkip)) => Some("CONN-SKIP"),
-        (_, Some(Memory::Proxy(Seat::A))) => Some("PROXY"),
-        (_, Some(Memory::Proxy(Seat::B))) => Some("PROXY-B"),
-        (SKIP, None) => Some("SKIP"),
-        (PROXY_RETURN_A, None) => Some("PROXY-RETURN"),
-        (PROXY_RETURN_B, None) => Some("PROXY-RETURN-B"),
-        _ => Some("OUTBOUND"),
-    }
+    let mark = verdict.mark?.value();
+    Some(match verdict.remember {
+        Some(Memory::ConnSkip) => "CONN-SKIP",
+        Some(Memory::Proxy(Seat::A)) => "PROXY",
+        Some(Memory::Proxy(Seat::B)) => "PROXY-B",
+        None if SKIP.matches(mark) => "SKIP",
+        None if OUTBOUND.matches(mark) => "OUTBOUND",
+        None if PROXY_RETURN_A.matches(mark) => "PROXY-RETURN",
+        None => "PROXY-RETURN-B",
+    })
 }
 
 /// One chain for every verdict that a row of the law has.
@@ -228,7 +229,7 @@ mod tests {
         for (name, memory) in [("ztunnel-PROXY", "0x210/0x250"), ("ztunnel-PROXY-B", "0x250/0x250")] {
             let chain = verdict_chains().find(|chain| chain.name == name);
             let remember = format!("-j CONNMARK --set-xmark {memory}");
-            assert_eq!(chain.unwrap().rules, [remember.as_str(), "-j MARK --set-xmark 0x210/0x210"]);
+            assert_eq!(chain.unwrap().rules, [remember.as_str(), "-j MARK --set-xmark 0x210/0x310"]);
         }
     }
 

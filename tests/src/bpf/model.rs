@@ -146,7 +146,7 @@ impl Model {
             }
             mark => Seat::ALL
                 .into_iter()
-                .find(|seat| mark == Some(seat.way_back()))
+                .find(|seat| mark.is_some_and(|mark| seat.way_back().matches(mark.value())))
                 .map_or(0, |seat| self.world.proxies[seat as usize].1),
         };
         if device == 0 { NEXT } else { REDIRECT }

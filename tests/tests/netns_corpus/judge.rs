@@ -126,7 +126,7 @@ fn compare(net: &Net, oracle: &mut Oracle, step: &Step, seen: &[Seen]) -> Option
         (Some(verdict), [seen]) => (verdict, seen),
         (verdict, _) => return Some(format!("seen {} times, expected {verdict:?}", seen.len())),
     };
-    let before = net.setup.foreign | step.mark;
+    let before = net.setup.mark() | step.mark;
     let mark = mark.map_or(before, |mark| mark.apply(before));
     let connection = match step.connection {
         Connection::Unspecified => seen.prefix.clone(),

@@ -15,6 +15,7 @@ use std::env;
 
 use anyhow::{Context as _, Error, Result, ensure};
 use clap::ValueEnum as _;
+use redirect_common::names::{OUTBOUND, PROXY_RETURN_A, PROXY_RETURN_B};
 use redirect_lab::backend::Backend;
 use redirect_lab::corpus::conversations;
 
@@ -44,11 +45,19 @@ fn backends() -> Result<Vec<Backend>> {
     }
 }
 
+fn usual(backend: Backend) -> Setup {
+    Setup { backend, veth: Veth::Own, foreign: FOREIGN, marked: None, tunnel_port: 6081 }
+}
+
 fn obeys(backend: Backend) -> Result<()> {
+    let usual = usual(backend);
     let setups = [
-        Setup { backend, veth: Veth::Own, foreign: 0, tunnel_port: 6081 },
-        Setup { backend, veth: Veth::Own, foreign: FOREIGN, tunnel_port: 6081 },
-        Setup { backend, veth: Veth::Bridged, foreign: FOREIGN, tunnel_port: 16081 },
+        Setup { foreign: 0, ..usual },
+        usual,
+        Setup { veth: Veth::Bridged, tunnel_port: 16081, ..usual },
+        Setup { marked: Some(OUTBOUND), ..usual },
+        Setup { marked: Some(PROXY_RETURN_A), ..usual },
+        Setup { marked: Some(PROXY_RETURN_B), ..usual },
     ];
     for setup in setups {
         let rules = rules::of_agent(setup)?;
@@ -65,7 +74,7 @@ fn obeys(backend: Backend) -> Result<()> {
 }
 
 fn notices_each_broken_rule(backend: Backend) -> Result<()> {
-    let setup = Setup { backend, veth: Veth::Own, foreign: FOREIGN, tunnel_port: 6081 };
+    let setup = usual(backend);
     let rules = rules::of_agent(setup)?;
     let corpus = conversations(setup.tunnel_port);
     let all = rules::broken(&rules);

@@ -71,8 +71,11 @@ impl Net {
             for (seen, condition) in watched(foreign) {
                 let _ = writeln!(around, "-A {hook} {condition} -j NFLOG --nflog-group {GROUP} --nflog-prefix {seen}");
             }
+            let mark = self.setup.mark();
+            if mark != 0 {
+                let _ = writeln!(around, "-I {hook} 1 -j MARK --set-xmark {mark:#x}/{mark:#x}");
+            }
             if foreign != 0 {
-                let _ = writeln!(around, "-I {hook} 1 -j MARK --set-xmark {foreign:#x}/{foreign:#x}");
                 let _ = writeln!(around, "-I {hook} 1 -j CONNMARK --set-xmark {foreign:#x}/{foreign:#x}");
             }
         }

@@ -1,6 +1,6 @@
 //! What varies between runs, and how the corpus's places become interfaces.
 
-use redirect_common::names::{ISTIOIN, ISTIOOUT};
+use redirect_common::names::{ISTIOIN, ISTIOOUT, Mark};
 use redirect_lab::backend::Backend;
 use redirect_lab::corpus::Place;
 
@@ -13,6 +13,8 @@ pub(crate) struct Setup {
     pub(crate) veth: Veth,
     /// Bits that others have set on every packet and connection.
     pub(crate) foreign: u32,
+    /// What a program of ours has marked every packet with already, as while the node changes its mode.
+    pub(crate) marked: Option<Mark>,
     /// The tunnels' UDP port.
     pub(crate) tunnel_port: u16,
 }
@@ -56,6 +58,11 @@ const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 2, 2];
 const PROXY_B_MAC: [u8; 6] = [2, 0, 0, 0, 2, 3];
 
 impl Setup {
+    /// The mark that every packet has before ours judges it.
+    pub(crate) fn mark(self) -> u32 {
+        self.marked.map_or(0, Mark::value) | self.foreign
+    }
+
     /// The interface where packets of `place` arrive, and the MAC address that they come from; `None` for those that
     /// the node sends.
     pub(crate) fn entrance(self, place: Place) -> Option<(Interface, [u8; 6])> {
