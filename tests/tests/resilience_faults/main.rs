@@ -1,7 +1,7 @@
 //! Writes of the agent fail, one after the other, while pods join and leave, while another version or another mode takes over, at the
 //! start, at a cleanup, and while a ztunnel follows another: it says so, and what stands in the end is what would have stood without.
 //! Meanwhile connections of those that belong to the mesh before and after are made and go on, and none escapes. The writes of each phase
-//! are counted first; then some of them fail, in one of three ways each: every forty-second, all in the long form, or every
+//! are counted first; then some of them fail, in one of three ways each: every sixtieth, all in the long form, or every
 //! `REDIRECT_FAULTS_EVERY`th.
 #![allow(unused_crate_dependencies, reason = "they are the library's")]
 
@@ -30,7 +30,7 @@ use judged::Watched;
 use phase::{DEADLINE, NEXT, Phase};
 
 /// Every which write fails in the short form; every one in the long form.
-const EVERY: usize = 42;
+const EVERY: usize = 60;
 /// So many at a time fail under the same connections: clients have ports for so many only.
 const PART: usize = 10;
 /// How often a write is to fail that there is not each time.
@@ -58,7 +58,9 @@ fn a_write_that_fails_leaves_nothing_half_done() -> Result<()> {
             phase.prepare(&mut lab)?;
             let watched = Watched::begin(phase, &lab)?;
             for (turn, place) in part.iter().copied() {
-                let (how, point) = (How::ALL[turn % How::ALL.len()], &golden.points[place]);
+                // From phase to phase another is the first: the short form has few of each.
+                let how = How::ALL[(turn + phase as usize) % How::ALL.len()];
+                let point = &golden.points[place];
                 checks.check(&format!("{phase:?}, write {place} ({point}): {how}"), || {
                     golden.holds(&mut lab, how, point).inspect(|()| held += 1)
                 });

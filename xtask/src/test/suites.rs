@@ -45,7 +45,7 @@ pub(super) const SHORT_STEP: usize = 2;
 const RESILIENT: [Setting; 4] = [LEGACY_BRIDGE, NFT_BRIDGE, NFT_PTP, LEGACY_PTP];
 /// What the first of the short form's two kernels runs, which takes as long as all the rest on the other. One of them is about what a
 /// bridge does with a dead proxy's frames, and that kernel's node has one.
-const ON_THE_FIRST: [&str; 3] = ["resilience_boot", "resilience_faults", "resilience_loss"];
+const ON_THE_FIRST: [&str; 4] = ["resilience_boot", "resilience_churn", "resilience_faults", "resilience_loss"];
 
 const IPTABLES: &str = "iptables";
 const EBPF: &str = "ebpf";
