@@ -148,7 +148,7 @@ impl CniArgs {
 /// Where maps and programs are pinned.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct BpfDir {
-    /// Directory of the pinned programs and maps, on a bpf file system.
+    /// Directory of the pinned programs and maps, on a bpf file system and not the whole of one.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/redirect")]
     pub(crate) bpf_dir: PathBuf,
 }

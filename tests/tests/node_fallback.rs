@@ -71,6 +71,7 @@ fn without_bpf_it_is_iptables_mode_and_says_why() -> Result<()> {
     checks.check("the same with --no-fallback", || ends(&mut lab, &without(Lack::Bpf), "not permitted"));
     checks.check("there is no file system for pins", || falls_back(&mut lab, &without(Lack::Bpffs), "bpf file system"));
     checks.check("the same with --no-fallback", || ends(&mut lab, &without(Lack::Bpffs), "bpf file system"));
+    checks.check("what is to have the pins is a whole bpf file system, and others' stay", || whole(&mut lab));
     match JitOff::set()? {
         Some(off) => {
             let usual = watchful().in_mode(Mode::Ebpf);
@@ -103,6 +104,23 @@ fn falls_back(lab: &mut Lab, options: &AgentOptions, reason: &str) -> Result<()>
     let outcome = has_fallen_back(lab, usize::try_from(begin)?, reason);
     lab.stop_agent(Signal::TERM)?;
     outcome
+}
+
+/// In one that others pin in as well nothing of theirs goes, whatever it is called, and the agent pins nothing.
+fn whole(lab: &mut Lab) -> Result<()> {
+    let dir = lab.bpf_dir();
+    fs::create_dir(&dir)?;
+    Cmd::line(&format!("mount -t bpf bpf {}", dir.display())).run()?;
+    let others = ["tc/globals", "links/cilium", "v0/theirs", "v0/maps/theirs"].map(|name| dir.join(name));
+    others.iter().try_for_each(fs::create_dir_all)?;
+    let fallen = falls_back(lab, &watchful().in_mode(Mode::Ebpf), "whole bpf file system");
+    let cleaned = lab.cleanup_agent();
+    let gone: Vec<_> = others.iter().filter(|path| !path.is_dir()).collect();
+    Cmd::line(&format!("umount {}", dir.display())).run()?;
+    fs::remove_dir(&dir)?;
+    ensure!(gone.is_empty(), "{gone:?} are gone");
+    cleaned?;
+    fallen
 }
 
 /// The pod is redirected by rules as long as the obstacle is there, and by programs when it is gone.

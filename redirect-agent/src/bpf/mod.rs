@@ -4,7 +4,7 @@
 //! not the same program over the same maps. So an upgrade and a restart are one path.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
 use aya::maps::{MapData, MapInfo, PerCpuArray};
@@ -12,8 +12,7 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::Object;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use redirect_common::maps::{COUNTERS, LAYOUT, Tracing, counter_name, name};
+use redirect_common::maps::{COUNTERS, Tracing, counter_name, name};
 
 use crate::config::TcAttach;
 use crate::kernel::bpf::write;
@@ -22,6 +21,11 @@ use crate::resources::blocked::Packets;
 use crate::resources::pin::Pins;
 use crate::resources::program::{self, AttachKind, Programs};
 use crate::trace::{self, Reader};
+
+mod folders;
+
+use folders::maps_dir;
+pub(crate) use folders::{folders, forget_other_layouts, links_dir, pins, unpin};
 
 /// The object, of the same build as this agent.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("REDIRECT_EBPF_OBJECT"));
@@ -61,30 +65,11 @@ pub(crate) struct Options<'a> {
     pub(crate) flows: u32,
 }
 
-/// Before the name of a layout that is being removed. A bpf file system takes no dots (`bpf_lookup`, kernel/bpf/inode.c).
-const GONE: &str = "gone-";
-
-/// Where pinned TCX links are, of every layout: a new agent swaps their programs.
-pub(crate) fn links_dir(dir: &Path) -> PathBuf {
-    dir.join("links")
-}
-
-/// Where the maps of this layout are pinned.
-fn maps_dir(dir: &Path) -> PathBuf {
-    dir.join(format!("v{LAYOUT}")).join("maps")
-}
-
-/// Where there are pins of this layout, and the folders above.
-pub(crate) fn folders(dir: &Path) -> [PathBuf; 4] {
-    let maps = maps_dir(dir);
-    [dir.to_owned(), links_dir(dir), dir.join(format!("v{LAYOUT}")), maps]
-}
-
 /// Finds out by doing it whether BPF can be used, and loads the programs. An error names what stands against it; nothing is
 /// attached yet.
 pub(crate) fn open(options: &Options<'_>) -> anyhow::Result<Bpf> {
     check_jit()?;
-    check_file_system(options.dir)?;
+    folders::check(options.dir)?;
     lift_memory_limit();
     let mut ebpf = load(options)?;
     let pins = Pins::open(&folders(options.dir), &maps_dir(options.dir))?;
@@ -140,18 +125,6 @@ fn lift_memory_limit() {
     if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
         tracing::debug!(%error, "the limit of locked memory stays (CAP_SYS_RESOURCE)");
     }
-}
-
-/// The nearest directory that exists must be on a bpf file system.
-fn check_file_system(dir: &Path) -> anyhow::Result<()> {
-    let existing = dir.ancestors().find(|path| path.exists()).context("no directory for pins")?;
-    let found = statfs(existing).with_context(|| format!("look at {}", existing.display()))?;
-    ensure!(
-        found.filesystem_type() == BPF_FS_MAGIC,
-        "{} is not on a bpf file system; mount one with `mount -t bpf bpf /sys/fs/bpf`",
-        dir.display()
-    );
-    Ok(())
 }
 
 fn load(options: &Options<'_>) -> anyhow::Result<Ebpf> {
@@ -239,52 +212,11 @@ fn choose(attach: TcAttach, programs: &Programs) -> anyhow::Result<AttachKind> {
     }
 }
 
-/// Removes the pins of layouts other than this one. To be called when everything stands. An agent that is killed meanwhile leaves a layout
-/// whole or under another name: one that comes back to it must not find half of its maps, with what they held long ago.
-pub(crate) fn forget_other_layouts(dir: &Path) -> anyhow::Result<()> {
-    let own = format!("v{LAYOUT}");
-    for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let gone = if name.starts_with('v') && name != own {
-            let gone = dir.join(format!("{GONE}{name}"));
-            file::remove_tree(&gone).with_context(|| format!("remove {}", gone.display()))?;
-            file::rename(&entry.path(), &gone).with_context(|| format!("rename {}", entry.path().display()))?;
-            gone
-        } else if name.starts_with(GONE) {
-            entry.path()
-        } else {
-            continue;
-        };
-        file::remove_tree(&gone).with_context(|| format!("remove {}", gone.display()))?;
-    }
-    Ok(())
-}
-
-/// Removes all pins.
-pub(crate) fn unpin_all(dir: &Path) -> anyhow::Result<()> {
-    file::remove_tree(dir).with_context(|| format!("remove {}", dir.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-
-    #[test]
-    fn other_layouts_go_and_so_does_what_is_left_of_one() {
-        let directory = tempfile::tempdir().unwrap();
-        let own = format!("v{LAYOUT}");
-        for name in [own.as_str(), "links", "v0", "v999", "gone-v999", "gone-v7"] {
-            fs::create_dir_all(directory.path().join(name).join("maps")).unwrap();
-        }
-        forget_other_layouts(directory.path()).unwrap();
-        forget_other_layouts(directory.path()).unwrap();
-        let left: BTreeSet<_> =
-            fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, BTreeSet::from([own.into(), "links".into()]));
-    }
 
     #[test]
     fn every_map_of_the_object_is_pinned() {

@@ -10,7 +10,6 @@ use anyhow::Context as _;
 use crate::bpf::{self, Bpf, Options};
 use crate::config::Config;
 use crate::config::Mode;
-use crate::kernel::file;
 use crate::resources::program::{self, Obstacle};
 
 use super::{Reconciler, pins};
@@ -71,7 +70,7 @@ fn open(config: &Config) -> anyhow::Result<Bpf> {
     match &outcome {
         Ok(bpf) => tracing::info!(attach = %bpf.kind, pins = %dir.display(), "ebpf mode"),
         Err(_) if was_there => {}
-        Err(_) => file::remove_tree(dir).with_context(|| format!("remove {}", dir.display()))?,
+        Err(_) => bpf::unpin(&bpf::pins(dir)?)?,
     }
     outcome
 }

@@ -73,9 +73,11 @@ pub(super) fn converge(context: &mut Context<'_>, task: Task<'_>, maps_are_full:
     if let Some(bpf) = task.bpf.filter(|_| task.scope.covers(Kind::Qdisc)) {
         first::come_first(context, task, bpf, maps_are_full)?;
     }
-    if task.plan.hooks.is_empty() && task.bpf_dir.exists() {
-        let outcome = bpf::unpin_all(task.bpf_dir);
-        context.ledger.book(Kind::Map, "pins", "removed", outcome);
+    if task.plan.hooks.is_empty() {
+        let pins = bpf::pins(task.bpf_dir)?;
+        if !pins.is_empty() {
+            context.ledger.book(Kind::Map, "pins", "removed", bpf::unpin(&pins));
+        }
     }
     Ok(())
 }

@@ -26,6 +26,7 @@ mod tests;
 
 pub(crate) use crate::kernel::tc::Direction;
 pub(crate) use ahead::{Behind, ahead_of_us, is_in_the_way};
+pub(crate) use observe::is_pin;
 pub(crate) use overtake::overtake;
 pub(crate) use probe::probe;
 

@@ -3,7 +3,6 @@
 //!
 //! Devices go by name here and in the calling thread's network namespace, as `aya` takes them.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -79,19 +78,9 @@ fn next_pin(pin: &Path) -> PathBuf {
     name.into()
 }
 
-/// Removes the links of which an agent that was killed meant to put another in its place: that one stands.
-pub(crate) fn sweep(links: &Path) -> anyhow::Result<()> {
-    let entries = match fs::read_dir(links) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
-        entries => entries.with_context(|| format!("list {}", links.display()))?,
-    };
-    for entry in entries {
-        let path = entry.with_context(|| format!("list {}", links.display()))?.path();
-        if path.as_os_str().as_encoded_bytes().ends_with(NEXT.as_bytes()) {
-            unlink(&path)?;
-        }
-    }
-    Ok(())
+/// The name of the pin in whose place a link of this name is to be put, if it is such a one.
+pub(crate) fn before_next(name: &str) -> Option<&str> {
+    name.strip_suffix(NEXT)
 }
 
 /// Attaches `program` ahead of all others for as long as the link lives.

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use nix::errno::Errno;
 
 use super::diff::{HANDLE, Observed, Step, Wanted};
-use super::observe::{name_of, pin_path};
+use super::observe::{self, name_of, pin_path};
 use super::{Attach, AttachKind, Context, Hook, Obstacle, Place, Programs};
 use crate::kernel::links::Link;
 use crate::kernel::netlink::{Netlink, NetlinkError};
@@ -26,7 +26,7 @@ pub(super) fn apply(
     let netns = context.netns.id();
     context.record.retain_qdiscs(netns, |index| observed.qdiscs.get(&index) == Some(&Qdisc::Clsact))?;
     put_queues_back(context)?;
-    tcx::sweep(attach.links)?;
+    observe::sweep(attach.links)?;
     let places: BTreeSet<Place> = desired.keys().copied().chain(observed.places()).collect();
     for place in places {
         stand(context, place, desired.get(&place).copied(), attach, &mut observed)?;

@@ -1,8 +1,8 @@
 //! What stands: qdiscs, filters, and pinned links. Reads everything or fails.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, DirEntry};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -49,18 +49,32 @@ pub(super) fn pin_path(links: &Path, place: Place) -> PathBuf {
 
 /// The places that pins are named after; a file with another kind of name is not ours.
 fn pinned_places(links: &Path) -> anyhow::Result<BTreeSet<Place>> {
-    let entries = match fs::read_dir(links) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(BTreeSet::new());
+    Ok(names(links)?.iter().filter_map(|name| parse_pin(name)).collect())
+}
+
+/// Removes the links of which an agent that was killed meant to put another in its place: that one stands.
+pub(super) fn sweep(links: &Path) -> anyhow::Result<()> {
+    for name in names(links)? {
+        if tcx::before_next(&name).and_then(parse_pin).is_some() {
+            tcx::unlink(&links.join(name))?;
         }
+    }
+    Ok(())
+}
+
+/// What there is in the folder of the links, if that is there.
+fn names(links: &Path) -> anyhow::Result<Vec<String>> {
+    let entries = match fs::read_dir(links) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
         entries => entries.with_context(|| format!("list {}", links.display()))?,
     };
-    let mut places = BTreeSet::new();
-    for entry in entries {
-        let name = entry.with_context(|| format!("list {}", links.display()))?.file_name();
-        places.extend(name.to_str().and_then(parse_pin));
-    }
-    Ok(places)
+    let names: Vec<_> = entries.collect::<io::Result<_>>().with_context(|| format!("list {}", links.display()))?;
+    Ok(names.iter().filter_map(|entry: &DirEntry| entry.file_name().into_string().ok()).collect())
+}
+
+/// Whether this is what a link of ours is pinned as, be it for the moment in which it takes another's place.
+pub(crate) fn is_pin(name: &str) -> bool {
+    parse_pin(tcx::before_next(name).unwrap_or(name)).is_some()
 }
 
 pub(super) fn parse_pin(name: &str) -> Option<Place> {

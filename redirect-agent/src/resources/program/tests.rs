@@ -156,4 +156,6 @@ fn pins_are_read_by_the_names_they_are_given() {
     for name in ["5", "5-in", "5-ingress-next", "x-ingress", "05-ingress", "+5-ingress", "-1-egress"] {
         assert_eq!(parse_pin(name), None, "{name}");
     }
+    assert!(["5-ingress", "7-egress-next"].into_iter().all(is_pin));
+    assert!(!["next", "-next", "cilium-next", "5-ingress-next-next"].into_iter().any(is_pin));
 }
