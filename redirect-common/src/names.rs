@@ -30,6 +30,12 @@ impl Mark {
         Self { value: self.value, mask: self.mask | other.mask }
     }
 
+    /// The same mark where none of `other`'s bits is beside it.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        self.in_place_of(other)
+    }
+
     /// The bits that are set.
     #[must_use]
     pub const fn value(self) -> u32 {
@@ -190,9 +196,9 @@ pub const TABLE_SEAT_A: TableId = TableId(103);
 /// The same for seat B.
 pub const TABLE_SEAT_B: TableId = TableId(104);
 
-/// [`PROXY_RETURN_A`] looks up [`TABLE_SEAT_A`].
+/// [`PROXY_RETURN_A`] without [`SKIP`] looks up [`TABLE_SEAT_A`].
 pub const RULE_SEAT_A: RulePriority = RulePriority(97);
-/// [`PROXY_RETURN_B`] looks up [`TABLE_SEAT_B`].
+/// [`PROXY_RETURN_B`] without [`SKIP`] looks up [`TABLE_SEAT_B`].
 pub const RULE_SEAT_B: RulePriority = RulePriority(98);
 /// [`SKIP`] goes to the main table's rule.
 pub const RULE_SKIP: RulePriority = RulePriority(100);

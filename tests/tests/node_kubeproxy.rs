@@ -10,13 +10,14 @@ use redirect_lab::client::{Session, probe};
 use redirect_lab::demo::{SETTLE, ZTUNNEL};
 use redirect_lab::harness::{Checks, eventually, options, start, watchful};
 use redirect_lab::lab::Lab;
-use redirect_lab::layout::{MESH_NAMESPACE, NODE, NODE_IP, NODE_SECOND_IP, REMOTE};
+use redirect_lab::layout::{MESH_NAMESPACE, NODE, NODE_IP, NODE_SECOND_IP, PROXY_NAMESPACE, REMOTE};
 use redirect_lab::node::ip_batch;
 use redirect_lab::pod::Pod;
 use redirect_lab::scoped::ScopedLab;
 use redirect_lab::serve::serve;
 use redirect_lab::services::{self, Kind};
 use redirect_lab::snapshot::{Section, Snapshot};
+use redirect_lab::status::Status;
 use redirect_lab::table::{self, Case, Expect};
 use rustix::process::Signal;
 
@@ -24,6 +25,10 @@ use rustix::process::Signal;
 const NODE_PORT: u16 = 8081;
 /// How long it may take to listen.
 const READY: Duration = Duration::from_secs(10);
+/// The ztunnel that follows.
+const NEXT: &str = "ztunnel-next";
+/// What is said on a connection while its ztunnel drains.
+const ECHOES: usize = 3;
 /// Where rules are counted: sets and maps are not rules.
 const RULES: [Section; 3] = [
     Section::Command("iptables-nft-save"),
@@ -58,6 +63,9 @@ fn destinations_stay_in_every_mode_of_kube_proxy() -> Result<()> {
         checks.check(&format!("{kind:?}: another pod needs no other rules"), || another_pod(&mut lab));
         checks.check(&format!("{kind:?}: kube-proxy starts anew"), || restart(&lab, &mut current, kind));
         connections(&mut checks, &lab, &format!("{kind:?}, rules after the agent's"));
+        checks.check(&format!("{kind:?}: what a ztunnel has with a service goes on while it drains"), || {
+            drained(&mut lab)
+        });
         checks.check(&format!("{kind:?}: without the tunnel nothing passes"), || without_tunnel(&mut lab));
         checks.check(&format!("{kind:?}: cleanup"), || lab.cleanup_agent().map(drop));
     }
@@ -105,6 +113,22 @@ fn another_pod(lab: &mut Lab) -> Result<()> {
     let changes = before.diff(&Snapshot::shape(&lab.node(), &RULES)?);
     lab.remove_pod("app-c")?;
     ensure!(changes.is_none(), "{}", changes.unwrap_or_default());
+    Ok(())
+}
+
+/// With ipvs, what ztunnel sends to a service is sent on as if by the node, and meets the law a second time.
+fn drained(lab: &mut Lab) -> Result<()> {
+    let mut session = Session::open(&lab.place("app-a")?, lab.target("svc-remote")?, None)?;
+    session.echo()?;
+    lab.add_pod(Pod::proxy(PROXY_NAMESPACE, NEXT)?)?;
+    let drains = |status: &Status| status.proxied_by(NEXT) && status.draining.is_some();
+    lab.wait_until(SETTLE, "followed", drains)?;
+    let outcome = (0..ECHOES).try_for_each(|_| session.echo());
+    let still = lab.status().map(|status| drains(&status));
+    lab.remove_pod(NEXT)?;
+    lab.wait_until(SETTLE, "with the former", |status| status.proxied_by(ZTUNNEL) && status.draining.is_none())?;
+    outcome?;
+    ensure!(still?, "the drain was over too early");
     Ok(())
 }
 

@@ -59,13 +59,20 @@ pub(crate) const NODE_RULES: [Rule; 4] = [
     lookup(RULE_INBOUND, None, TABLE_INBOUND),
 ];
 
-/// The way back to a ztunnel of two, by its seat.
-const SEAT_RULES: [Rule; 2] =
+/// The way back to a ztunnel of two, by its seat. What is to be skipped takes the main table's way, whatever else it bears: these rules are
+/// asked ahead of the one that says so.
+const SEAT_RULES: [Rule; 2] = [
+    lookup(RULE_SEAT_A, Some(PROXY_RETURN_A.without(SKIP)), TABLE_SEAT_A),
+    lookup(RULE_SEAT_B, Some(PROXY_RETURN_B.without(SKIP)), TABLE_SEAT_B),
+];
+
+/// The same of earlier agents, which did not ask for skip.
+const EARLIER_SEAT_RULES: [Rule; 2] =
     [lookup(RULE_SEAT_A, Some(PROXY_RETURN_A), TABLE_SEAT_A), lookup(RULE_SEAT_B, Some(PROXY_RETURN_B), TABLE_SEAT_B)];
 
 /// Every rule that may be ours on the node.
 pub(crate) fn node_rules() -> Vec<Rule> {
-    [&SEAT_RULES[..], &NODE_RULES].concat()
+    [&SEAT_RULES[..], &EARLIER_SEAT_RULES, &NODE_RULES].concat()
 }
 
 /// The rule and the table of a seat.

@@ -241,7 +241,7 @@ fn who_comes_beside_takes_nothing_from_who_is_there() {
         ]
     );
     let rules: Vec<_> = coming.rules.iter().take(2).map(ToString::to_string).collect();
-    assert_eq!(rules, ["97: from all fwmark 0x40/0x50 lookup 103", "98: from all fwmark 0x50/0x50 lookup 104"]);
+    assert_eq!(rules, ["97: from all fwmark 0x40/0x250 lookup 103", "98: from all fwmark 0x50/0x250 lookup 104"]);
     assert_eq!(coming.rules[2..], steady.rules);
     assert!(steady.rules.iter().chain(&coming.rules).all(|rule| node_rules().contains(rule)));
     assert!(steady.sysctls.iter().all(|(setting, value)| coming.sysctls.get(setting) == Some(value)));
@@ -302,7 +302,7 @@ fn the_turn_changes_nothing_that_marks() {
     );
     let gone: Vec<_> = coming.rules.iter().filter(|rule| !turned.rules.contains(rule)).collect();
     assert_eq!(gone.len(), 1);
-    assert_eq!(gone[0].to_string(), "98: from all fwmark 0x50/0x50 lookup 104");
+    assert_eq!(gone[0].to_string(), "98: from all fwmark 0x50/0x250 lookup 104");
 }
 
 #[test]

@@ -109,8 +109,8 @@ type filter hook output priority 0; policy accept;
 /// TCP with this mark of an answer. What ztunnel sends to a virtual address of ipvs is sent on as if by the node, in its own name: row 4 gives
 /// it the second mark there, and the first one, which its rule asks ahead of the other's, stays.
 pub(super) fn answering(mark: Mark) -> String {
-    let (bits, value) = (SKIP.mask() | mark.mask(), mark.value());
-    format!("ip protocol 6 meta mark & {bits:#010x} == {value:#010x}")
+    let mark = mark.without(SKIP);
+    format!("ip protocol 6 meta mark & {:#010x} == {:#010x}", mark.mask(), mark.value())
 }
 
 #[cfg(test)]
