@@ -185,17 +185,21 @@ fn judge(
 ) -> PodVerdict {
     let ips = addresses.of(pod);
     let malformed = pod.ips.as_ref().err().cloned();
-    let (state, reason) = match membership(pod, namespaces, rules) {
+    let membership = membership(pod, namespaces, rules);
+    let (state, reason) = match membership {
         Err(reason) => (State::NotMeshed, Some(reason)),
         Ok(Membership::Unknown) => {
             (State::Pending, Some(format!("nothing has been heard of its namespace {} yet", pod.namespace)))
         }
-        Ok(Membership::Mesh) => match malformed.or_else(|| unusable(pod, &ips, owners, rules)) {
+        Ok(Membership::Mesh | Membership::Orphan) => match malformed.or_else(|| unusable(pod, &ips, owners, rules)) {
             Some(reason) => (State::Refused, Some(reason)),
             None if ips.is_empty() && self::ips(pod).is_empty() => (State::Pending, Some("has no IP yet".to_owned())),
             None if ips.is_empty() => (State::Pending, Some("its network was taken down".to_owned())),
             None if !ips.iter().any(IpAddr::is_ipv4) => {
                 (State::Refused, Some("has only IPv6 addresses, which are not redirected yet".to_owned()))
+            }
+            None if membership == Ok(Membership::Orphan) => {
+                (State::Meshed, Some(format!("its namespace {} is gone; it stays what it was", pod.namespace)))
             }
             None => (State::Meshed, None),
         },
@@ -218,6 +222,8 @@ enum Membership {
     Mesh,
     /// Its namespace's to say, and that has not been heard of.
     Unknown,
+    /// The same, but it was meshed when that was. A namespace whose finalizers somebody has removed goes before its pods.
+    Orphan,
 }
 
 /// Pods of which nothing is left but their sandboxes: they stay in the mesh, with what is nobody else's by now.
@@ -251,6 +257,7 @@ fn membership(pod: &Pod, namespaces: &Namespaces<'_>, rules: &Rules<'_>) -> Resu
         Some(MODE_AMBIENT) => Membership::Mesh,
         Some(other) => return Err(format!("label {LABEL_MODE}={other}")),
         None if namespaces.ambient.contains(namespace) => Membership::Mesh,
+        None if namespaces.is_unheard_of(namespace) && rules.known.contains_key(&pod.uid) => Membership::Orphan,
         None if namespaces.is_unheard_of(namespace) => Membership::Unknown,
         None => return Err(format!("neither it nor namespace {namespace} is labelled {LABEL_MODE}={MODE_AMBIENT}")),
     };

@@ -112,6 +112,21 @@ fn a_namespace_that_has_not_been_heard_of() {
 }
 
 #[test]
+fn a_pod_that_outlives_its_namespace_stays_in_the_mesh() {
+    let known = Known::from([("uid-app".to_owned(), vec!["10.0.0.1".parse().unwrap()])]);
+    let cluster = |pod: Value| cluster_in(true, &[pod], &Book::default(), &known, &BTreeSet::new());
+    let after = cluster(pod("gone", "app", "10.0.0.1"));
+    assert_eq!((after.pods[0].state, after.meshed.len()), (State::Meshed, 1));
+    assert!(after.pods[0].reason.as_ref().unwrap().contains("its namespace gone is gone"));
+    assert_eq!(after.known(), known, "the next run knows it too");
+    assert_eq!(cluster(pod("gone", "other", "10.0.0.1")).pods[0].state, State::Pending);
+    assert_eq!(cluster(pod("default", "app", "10.0.0.1")).pods[0].state, State::NotMeshed, "its namespace says so");
+    let disabled = json!({ ANNOTATION_REDIRECTION: REDIRECTION_DISABLED });
+    let disabled = with(pod("gone", "app", "10.0.0.1"), "/metadata/annotations", disabled);
+    assert_eq!(cluster(disabled).pods[0].state, State::NotMeshed);
+}
+
+#[test]
 fn a_pod_that_is_gone_but_for_its_sandbox() {
     let left = attached("c1", "app", Some("uid-app"), &["10.0.0.1", "10.0.0.2"]);
     let (id, all) = (left.id.clone(), book(&[left]));
