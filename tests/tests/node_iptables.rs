@@ -11,7 +11,7 @@ use redirect_lab::command::Cmd;
 use redirect_lab::demo::{SETTLE, ZTUNNEL};
 use redirect_lab::harness::{Checks, eventually, is_settled, options, start, watchful};
 use redirect_lab::lab::Lab;
-use redirect_lab::layout::MESH_NAMESPACE;
+use redirect_lab::layout::{MESH_NAMESPACE, PROXY_NAMESPACE};
 use redirect_lab::mode::Mode;
 use redirect_lab::netns::Netns;
 use redirect_lab::pod::Pod;
@@ -21,6 +21,7 @@ use redirect_lab::services;
 use redirect_lab::status::Status;
 use redirect_lab::table::{self, CASES};
 use redirect_lab::xtables::{self, Lock};
+use rustix::process::Signal;
 
 /// Where the agent has guessed, it looks again every ten runs, a second each.
 const LOOK: Duration = Duration::from_mins(1);
@@ -30,6 +31,8 @@ const RULE: &str = "-A INPUT -s 198.51.100.7 -j RETURN";
 const HELD: Duration = Duration::from_secs(20);
 /// After a failure the next run is late, and later each time.
 const RUNS: u64 = 3;
+/// The ztunnel that follows.
+const NEXT: &str = "ztunnel-next";
 /// How the names of the agent's chains begin.
 const OURS: &str = "ztunnel-";
 
@@ -53,6 +56,25 @@ fn rules_end_where_the_hosts_are() -> Result<()> {
         lab.wait_until(LOOK, "moved over", |status| is_settled(status) && is_in(status, host))?;
         eventually(SETTLE, || stand_in(&lab, host))?;
         table::check(&lab, ZTUNNEL)
+    });
+    checks.check("while a ztunnel drains both stand, and one cleanup takes both away", || {
+        lab.add_pod(Pod::proxy(PROXY_NAMESPACE, NEXT)?)?;
+        let drains = |status: &Status| status.settled && status.proxied_by(NEXT) && status.draining.is_some();
+        lab.wait_until(SETTLE, "followed", drains)?;
+        services::uninstall(&node, host, &services)?;
+        lab.stop_agent(Signal::TERM)?;
+        lab.start_agent(&watchful())?;
+        lab.wait_until(SETTLE, "moved over", |status| drains(status) && is_in(status, guess))?;
+        for backend in [host, guess] {
+            ensure!(has_chains(&lab.pod_netns(NEXT), backend)?, "of {backend} there are none");
+        }
+        lab.cleanup_agent()?;
+        for netns in [lab.node(), lab.pod_netns(ZTUNNEL), lab.pod_netns(NEXT)] {
+            for backend in [host, guess] {
+                ensure!(!has_chains(&netns, backend)?, "{} still has some by {backend}", netns.name());
+            }
+        }
+        Ok(())
     });
     checks.finish()
 }

@@ -81,17 +81,20 @@ pub(super) fn remove(
     backends: &[Backend],
     bpf_dir: &Path,
 ) {
-    for backend in backends {
-        let plan = Plan::default();
-        let task =
-            Task { plan: &plan, place, backend: *backend, bpf: None, bpf_dir, seen: None, scope: Scope::EVERYTHING };
-        apply::settle(netns, record, ledger, task);
+    // The set is removed with the chains of the last, and those of the others look into it.
+    let Some((last, others)) = backends.split_last() else { return };
+    for other in others {
+        apply::remove_chains(netns, record, ledger, place, *other);
     }
+    let plan = Plan::default();
+    let task = Task { plan: &plan, place, backend: *last, bpf: None, bpf_dir, seen: None, scope: Scope::EVERYTHING };
+    apply::settle(netns, record, ledger, task);
 }
 
-/// The backends on record; without any, every one that this host uses.
+/// The backends on record; without any, every one that this host uses. Where none can be asked it is a problem that chains may be left.
 fn backends(record: &Record) -> Vec<Backend> {
-    if record.backends().is_empty() { backend::in_use() } else { record.backends().to_vec() }
+    let known = if record.backends().is_empty() { backend::in_use() } else { record.backends().to_vec() };
+    if known.is_empty() { vec![Backend::Nft] } else { known }
 }
 
 /// The namespace, if something of ours may be in it and it is not the one that is held open anyway.
@@ -100,15 +103,17 @@ fn ours(file: File, held: Option<NetnsId>, record: &Record) -> anyhow::Result<Op
     if held == Some(id) {
         return Ok(None);
     }
-    let touched = record.touched(id);
-    let mut netns = match Netns::open(file) {
-        Err(error) if !touched => {
+    if record.touched(id) {
+        return Netns::open(file).map(Some);
+    }
+    // A pod may make it hard to look into its own.
+    match Netns::open(file).and_then(|mut netns| Ok(has_tunnel(&mut netns)?.then_some(netns))) {
+        Err(error) => {
             tracing::warn!(error = format!("{error:#}"), "a network namespace that is not on record stays unseen");
-            return Ok(None);
+            Ok(None)
         }
-        opened => opened?,
-    };
-    Ok((touched || has_tunnel(&mut netns)?).then_some(netns))
+        looked => looked,
+    }
 }
 
 fn has_tunnel(netns: &mut Netns) -> anyhow::Result<bool> {
