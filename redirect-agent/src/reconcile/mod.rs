@@ -332,8 +332,9 @@ impl Reconciler {
         if let Some(pins) = &mut self.pins {
             pins.renew();
         }
-        // Of the timer's, those that end a round count.
-        self.reconciles += u64::from(self.part.is_none_or(|part| self.schedule.ends_with(part)));
+        // Of the timer's, those that end a round count, and those that look at everything because something does not stand.
+        let counts = |part| self.settled.is_none() || self.schedule.ends_with(part);
+        self.reconciles += u64::from(self.part.is_none_or(counts));
         self.totals.add(&ledger.writes);
         self.count_packets(&ledger);
         let plans = match outcome {
