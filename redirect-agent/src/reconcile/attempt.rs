@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::apply::{self, Place, Task};
 use super::cause::{Cause, Classes};
+use super::rollout::Turn;
 use super::scope::Scope;
 use super::seen::Seen;
 use super::{Plans, Programmed, RECONSIDER, Reconciler, cleanup, events};
@@ -149,17 +150,29 @@ impl Reconciler {
             }
         }
         if let Some(programmed) = candidate.take_if(|_| present) {
-            let turn = self.turn_to(run, programmed, ledger)?;
-            candidate = turn.to;
-            if let Some(node) = turn.beside {
-                // All of it has just been read back: what is left is to turn.
-                self.settled = Some(Plans { node, proxy: plans.proxy.clone() });
-                run.cause = Cause::node(Classes::ROUTING);
+            match self.turn_to(run, programmed, ledger)? {
+                Turn::Made(next) => candidate = Some(next),
+                Turn::Left { next, beside } => {
+                    candidate = Some(next);
+                    // All of it has just been read back: what is left is to turn.
+                    self.settled = Some(Plans { node: beside, proxy: plans.proxy.clone() });
+                    run.cause = Cause::node(Classes::ROUTING);
+                }
+                Turn::Failed { former, beside } => {
+                    // What stands of the next one's is in nobody's way, and the next try goes on from there.
+                    plans.node = beside;
+                    self.programmed = Some(former);
+                    return Ok(plans);
+                }
             }
         }
-        self.end_loss(run.cluster, candidate.as_ref(), ledger)?;
         let before = ledger.problems.len();
         plans.node = self.converge_node(run, candidate.as_mut(), None, ledger)?;
+        if self.loss_ends(run.cluster, candidate.as_ref(), ledger)? {
+            // Who has passed is redirected now that all of the way stands.
+            self.settled = Some(plans.clone());
+            plans.node = self.converge_node(run, candidate.as_mut(), None, ledger)?;
+        }
         if ledger.problems.len() == before {
             self.has_turned()?;
         }

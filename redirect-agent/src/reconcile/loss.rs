@@ -13,16 +13,19 @@ impl Reconciler {
         self.note_loss(is_away(self.record.proxy_is_away(), cluster.proxy.is_some(), false))
     }
 
-    /// Ends it when one stands that is Ready: then who was bypassed is redirected again.
-    pub(super) fn end_loss(
+    /// Ends it when all of the way to one stands that is Ready, on the node as well: who was bypassed is to be redirected then. Whether it has
+    /// ended by that.
+    pub(super) fn loss_ends(
         &mut self,
         cluster: &Cluster,
         candidate: Option<&Programmed>,
         ledger: &Ledger,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<bool> {
         let wanted = cluster.proxy.as_ref().map(|pod| &pod.uid);
         let stands = ledger.problems.is_empty() && candidate.is_some_and(|known| Some(&known.proxy.uid) == wanted);
-        self.note_loss(is_away(self.record.proxy_is_away(), wanted.is_some(), stands))
+        let before = self.record.proxy_is_away();
+        self.note_loss(is_away(before, wanted.is_some(), stands))?;
+        Ok(before && !self.record.proxy_is_away())
     }
 
     fn note_loss(&mut self, away: bool) -> anyhow::Result<()> {

@@ -290,7 +290,7 @@ impl Reconciler {
     fn timeout(&self) -> Duration {
         let now = Instant::now();
         let usual = match self.failures {
-            0 => self.schedule.wait(now),
+            0 => self.schedule.wait(now).min(self.drain_wait()),
             failed => self.pause(failed),
         };
         self.later.wait(now, self.fights.rest(now).1).map_or(usual, |put_off| put_off.min(usual))

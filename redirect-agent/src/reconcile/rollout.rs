@@ -4,6 +4,7 @@
 //! What has to survive this agent is on record: who is on which seat, and until when the former drains.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -19,11 +20,14 @@ use crate::proxy::{self, Proxy};
 use crate::resources::address;
 use crate::resources::ledger::Ledger;
 
-/// Who the node turns to.
-pub(super) struct Turn {
-    pub(super) to: Option<Programmed>,
-    /// What stands, where it is all but turned.
-    pub(super) beside: Option<Plan>,
+/// How far the node has turned to the next ztunnel.
+pub(super) enum Turn {
+    /// It is the one that the node's plan is for.
+    Made(Programmed),
+    /// The same, and what is planned `beside` the former stands, so that only the links and routes are left.
+    Left { next: Programmed, beside: Plan },
+    /// The former is, because `beside` could not be made whole.
+    Failed { former: Programmed, beside: Plan },
 }
 
 impl Reconciler {
@@ -64,7 +68,7 @@ impl Reconciler {
     pub(super) fn turn_to(&mut self, run: Run<'_>, next: Programmed, ledger: &mut Ledger) -> anyhow::Result<Turn> {
         let Some(former) = self.record.proxy().filter(|former| former.netns != next.proxy.netns).cloned() else {
             self.record.set_proxy(&next.proxy, run.node_ip)?;
-            return Ok(Turn { to: Some(next), beside: None });
+            return Ok(Turn::Made(next));
         };
         let seat_is_taken = self.record.draining().is_some_and(|draining| draining.proxy.netns != next.proxy.netns);
         if seat_is_taken {
@@ -79,13 +83,13 @@ impl Reconciler {
         }
         let plan = self.converge_node(run, former.as_mut(), Some(&next.proxy), ledger)?;
         let failed = ledger.problems.len() > before;
-        if failed && former.is_some() {
-            return Ok(Turn { to: former, beside: None });
+        if let Some(former) = former.take_if(|_| failed) {
+            return Ok(Turn::Failed { former, beside: plan });
         }
         let until = self.drained_at()?;
         self.record.follow(&next.proxy, run.node_ip, former.is_some().then_some(until))?;
         self.draining = former.map(|former| former.netns);
-        Ok(Turn { to: Some(next), beside: (!failed).then_some(plan) })
+        Ok(if failed { Turn::Made(next) } else { Turn::Left { next, beside: plan } })
     }
 
     /// The node has turned to the one that it is to turn to: only now the former's time runs, however long the way here was. What it was given
@@ -96,6 +100,13 @@ impl Reconciler {
             self.record.has_turned(until)?;
         }
         Ok(())
+    }
+
+    /// How long until the drain that is under way is over.
+    pub(super) fn drain_wait(&self) -> Duration {
+        let left = |now: u64| self.record.draining().map(|draining| draining.until.saturating_sub(now));
+        // A clock that cannot be read is told of by the run.
+        now().ok().and_then(left).map_or(Duration::MAX, |seconds| Duration::from_secs(seconds.max(1)))
     }
 
     /// When a drain that begins now is over. The present second has begun, and does not count.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use k8s_openapi::jiff::Timestamp;
+use redirect_common::names::TableId;
 use serde::{Deserialize, Serialize};
 
 use super::blocked::Reading;
@@ -165,6 +166,8 @@ pub(crate) struct Ledger {
     pub(crate) problems: Vec<Problem>,
     /// What others have in the place of our programs; each is a problem as well.
     pub(crate) obstacles: Vec<Obstacle>,
+    /// Tables in which another's route has the place of one of ours.
+    pub(crate) occupied: BTreeSet<(NetnsId, TableId)>,
     /// What is not wrong by itself, and may explain what is: `None` where nobody looked.
     pub(crate) notes: Option<Vec<Problem>>,
     /// What counters of dropped packets said that were looked at.

@@ -142,6 +142,7 @@ fn apply(context: &mut Context<'_>, links: &[Link], observed: &[Route], change: 
     let found = |route: &Route| observed.iter().find(|found| found.key() == route.key());
     let (route, what, outcome) = match change {
         Change::Conflict(route) => {
+            context.ledger.occupied.insert((netns, TableId(route.table)));
             context.ledger.problem(
                 format!("route {route}"),
                 "another owner's route has the destination of one of ours; remove it or move it to another table",

@@ -8,7 +8,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
-use redirect_common::names::{Mark, RulePriority, TableId};
+use redirect_common::names::{Mark, RulePriority, TABLE_SEAT_A, TABLE_SEAT_B, TableId};
 
 use super::Context;
 use super::ledger::{Kind, NOTHING};
@@ -46,14 +46,21 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Makes the `desired` rules stand and removes those of `owned` that are not desired.
+/// Makes the `desired` rules stand and removes those of `owned` that are not desired. A way back to one ztunnel of two that would lead to where
+/// somebody else's route says is not opened: without it answers go the usual way.
 pub(crate) fn converge(context: &mut Context<'_>, desired: &[Rule], owned: &[Rule]) -> anyhow::Result<()> {
     let observed = observe(context.netns.netlink())?;
     for rule in owned.iter().filter(|rule| observed.contains(rule) && !desired.contains(rule)) {
         let outcome = send(context.netns.netlink(), *rule, Operation::Delete);
         context.ledger.book(Kind::Rule, &rule.to_string(), "deleted", outcome);
     }
+    let netns = context.netns.id();
     for rule in desired.iter().filter(|rule| !observed.contains(rule)) {
+        if let Action::Lookup(table @ (TABLE_SEAT_A | TABLE_SEAT_B)) = rule.action
+            && context.ledger.occupied.contains(&(netns, table))
+        {
+            continue;
+        }
         let outcome = send(context.netns.netlink(), *rule, Operation::Add);
         context.ledger.mend(Kind::Rule, &rule.to_string(), NOTHING, "added", outcome);
     }

@@ -14,6 +14,7 @@ use redirect_lab::demo::SETTLE;
 use redirect_lab::harness::watchful;
 use redirect_lab::lab::Lab;
 use redirect_lab::layout::{MESH_NAMESPACE, NODE, PROXY_NAMESPACE, REMOTE, REMOTE_IP};
+use redirect_lab::node::ip_batch;
 use redirect_lab::pod::Pod;
 use redirect_lab::status::Status;
 use redirect_lab::traffic::{DIRECT, Failure, Traffic};
@@ -26,6 +27,8 @@ const HELD: &str = "held";
 const HELD_NAMESPACE: &str = "shut";
 /// Ready, and nowhere to be found.
 const GHOST: &str = "ghost";
+/// How often the agent is to try what it cannot make.
+const TRIES: u64 = 3;
 
 /// Everybody may pass, but for one namespace.
 pub(super) fn by_flag(lab: &mut Lab, proxy: &str, next: &str) -> Result<()> {
@@ -74,6 +77,29 @@ fn bypassed(lab: &mut Lab, options: &AgentOptions, proxy: &str, next: &str) -> R
     scene.traffic.wait_for_long_ones()?;
     judge(scene, &window)?;
     lab.remove_pod(HELD)
+}
+
+/// Somebody's device has the name of a tunnel's: who passes goes on to pass, until the way stands.
+pub(super) fn no_way_yet(lab: &mut Lab, proxy: &str) -> Result<()> {
+    let options = watchful().arg("--on-proxy-loss=bypass");
+    lab.stop_agent(Signal::TERM)?;
+    lab.start_agent(&options)?;
+    lab.wait_until(SETTLE, "redirected", |status| status.proxied_by(proxy))?;
+    lab.change_pod(proxy, |pod| pod.ready = false)?;
+    let passes = |status: &Status| status.is("app-a", "bypassed");
+    lab.wait_until(SETTLE, "bypassed", |status| status.settled && passes(status))?;
+    lab.stop_agent(Signal::TERM)?;
+    ip_batch(&lab.node(), &["link del istioout", "link add istioout type dummy"])?;
+    lab.start_agent(&options)?;
+    lab.change_pod(proxy, |pod| pod.ready = true)?;
+    let told = |status: &Status| status.proxy.state != "absent" && status.complains("istioout", "");
+    let begun = lab.wait_until(SETTLE, "told of the device", told)?.reconciles;
+    let status = lab.wait_until(SETTLE, "tried again", |status| status.reconciles > begun + TRIES)?;
+    let reached = probe(&lab.place("app-a")?, lab.target(REMOTE)?, None);
+    ip_batch(&lab.node(), &["link del istioout"])?;
+    lab.wait_until(SETTLE, "redirected", |status| status.proxied_by(proxy) && status.meshed("app-a"))?;
+    ensure!(passes(&status), "{:?}", status.pod("app-a"));
+    reached.map(drop).context("a pod that passes")
 }
 
 /// Those of the lab pass, and the one that must not does not.

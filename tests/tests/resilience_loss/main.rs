@@ -55,6 +55,9 @@ fn without_a_proxy_nothing_passes() -> Result<()> {
         checks.check("ztunnel goes, and one namespace may pass", || bypass::by_namespace(&mut lab, last, SIXTH));
         last = SIXTH;
     }
+    checks.check("ztunnel is Ready again, and the node's part of the way to it cannot be made", || {
+        bypass::no_way_yet(&mut lab, last)
+    });
     checks.check("the table after that", || table::check(&lab, last));
     // In iptables mode the agent that runs lets pods pass then, in ebpf mode it blocks them.
     checks.check("a cleanup without a ztunnel leaves nothing, and of others everything", || {
