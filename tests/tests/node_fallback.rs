@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use redirect_lab::agent::AgentOptions;
 use redirect_lab::command::Cmd;
 use redirect_lab::demo::{SETTLE, ZTUNNEL};
+use redirect_lab::faults::{How, Point};
 use redirect_lab::foreign::{Foreign, Place, Verdict};
 use redirect_lab::harness::{Checks, is_settled, options, watchful};
 use redirect_lab::lab::Lab;
@@ -88,6 +89,9 @@ fn without_bpf_it_is_iptables_mode_and_says_why() -> Result<()> {
             obstructed(&mut lab, &by_filter, obstacle)
         });
     }
+    if has_tcx {
+        checks.check("attaching by TCX fails once, where others have programs", || fails_once(&mut lab));
+    }
     checks.check("an agent that lacks nothing is in ebpf mode", || {
         lab.start_agent(&watchful().in_mode(Mode::Ebpf))?;
         let status = lab.wait_until(SETTLE, "settled", is_settled)?;
@@ -147,6 +151,26 @@ fn obstructed(lab: &mut Lab, options: &AgentOptions, obstacle: &Obstacle) -> Res
     let wrong = table::run_case(lab, ZTUNNEL, CASES[0])?.wrong;
     ensure!(wrong.is_empty(), "{}", wrong.join("; "));
     lab.cleanup_agent().map(drop)
+}
+
+/// By filters ours would be behind theirs, and the node would stay in iptables mode as long as they have any.
+fn fails_once(lab: &mut Lab) -> Result<()> {
+    lab.cleanup_agent()?;
+    let device = lab.pod("app-a")?.host_link.clone().context("app-a is not plumbed")?;
+    let program = Foreign::attach(&lab.node(), &device, Hook::Ingress, Attach::Tcx, Place::Early, Verdict::Final)?;
+    // The first is that of the agent's trial.
+    lab.want_fault(How::Error, &Point { what: "bpf swap a program".to_owned(), skip: 0 })?;
+    lab.start_agent(&watchful().in_mode(Mode::Ebpf))?;
+    let status = lab.wait_until(SETTLE, "settled", is_settled)?;
+    let fired = lab.fault_has_fired();
+    lab.end_faults()?;
+    let wrong = table::run_case(lab, ZTUNNEL, CASES[0])?.wrong;
+    program.detach()?;
+    lab.cleanup_agent()?;
+    ensure!(fired, "nothing failed");
+    ensure!(status.tc_attach.as_deref() == Some("tcx"), "{}: {:?}", status.mode, status.fallback_reason);
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    Ok(())
 }
 
 /// What stood against BPF passes while the agent runs.

@@ -202,13 +202,16 @@ fn choose(attach: TcAttach, programs: &Programs) -> anyhow::Result<AttachKind> {
     match attach {
         TcAttach::Tcx => try_kind(AttachKind::Tcx).map(|()| AttachKind::Tcx),
         TcAttach::Clsact => try_kind(AttachKind::Clsact).map(|()| AttachKind::Clsact),
-        TcAttach::Auto => match try_kind(AttachKind::Tcx) {
-            Ok(()) => Ok(AttachKind::Tcx),
-            Err(tcx) => match try_kind(AttachKind::Clsact) {
-                Ok(()) => Ok(AttachKind::Clsact),
-                Err(clsact) => bail!("{tcx:#}; {clsact:#}"),
-            },
-        },
+        TcAttach::Auto => {
+            // Twice: the kernel may be short of something just then, and filters would be behind all that others attach by TCX.
+            let again = |error| {
+                tracing::info!(error = format!("{error:#}"), "TCX is tried once more");
+                try_kind(AttachKind::Tcx)
+            };
+            let Err(tcx) = try_kind(AttachKind::Tcx).or_else(again) else { return Ok(AttachKind::Tcx) };
+            let Err(clsact) = try_kind(AttachKind::Clsact) else { return Ok(AttachKind::Clsact) };
+            bail!("{tcx:#}; {clsact:#}")
+        }
     }
 }
 

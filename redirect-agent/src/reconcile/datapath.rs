@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use crate::bpf::{self, Bpf, Options};
-use crate::config::Config;
-use crate::config::Mode;
-use crate::resources::program::{self, Obstacle};
+use crate::config::{Config, Mode, TcAttach};
+use crate::resources::program::{self, AttachKind, Obstacle};
 
 use super::{Reconciler, pins};
 
@@ -82,14 +81,16 @@ impl Reconciler {
         if self.fallback.is_none() || !self.tries.are_due(now) {
             return;
         }
-        if self.is_obstructed() {
+        if self.is_obstructed(self.config.tc_attach != TcAttach::Clsact) {
             return;
         }
         match open(&self.config) {
+            // Programs would be behind what they were behind before.
+            Ok(bpf) if bpf.kind == AttachKind::Clsact && self.is_obstructed(false) => self.tries = self.tries.failed(),
             Ok(bpf) => {
                 self.bpf = Some(RefCell::new(bpf));
                 self.pins = pins::watch(&self.config.bpf_dir, &self.doorbell);
-                (self.mode, self.fallback) = (Mode::Ebpf, None);
+                (self.mode, self.fallback, self.obstacle) = (Mode::Ebpf, None, None);
                 // All of it is to be looked at.
                 self.settled = None;
             }
@@ -120,13 +121,9 @@ impl Reconciler {
     }
 
     /// What made the node fall back is still there. A look that fails is no reason to change over.
-    fn is_obstructed(&mut self) -> bool {
-        let Some(obstacle) = &self.obstacle else { return false };
-        let obstructed = program::is_in_the_way(&mut self.node, &obstacle.hook).unwrap_or(true);
-        if !obstructed {
-            self.obstacle = None;
-        }
-        obstructed
+    fn is_obstructed(&mut self, may_be_a_link: bool) -> bool {
+        let hook = self.obstacle.as_ref().map(|obstacle| &obstacle.hook);
+        hook.is_some_and(|hook| program::is_in_the_way(&mut self.node, hook, may_be_a_link).unwrap_or(true))
     }
 }
 

@@ -55,15 +55,17 @@ pub(crate) fn ahead_of_us(
 }
 
 /// Whether others' programs, filters or qdisc on a device still keep a filter of ours from being there, and first. In iptables mode, so no
-/// program there is ours.
-pub(crate) fn is_in_the_way(netns: &mut Netns, hook: &Hook) -> anyhow::Result<bool> {
+/// program there is ours. Where it `may_be_a_link` and the kernel has TCX, nothing keeps it behind: only why TCX was not taken did.
+pub(crate) fn is_in_the_way(netns: &mut Netns, hook: &Hook, may_be_a_link: bool) -> anyhow::Result<bool> {
     let links = links::dump(netns.netlink())?;
     let Some(index) = links.iter().find(|link| link.name == hook.device).map(|link| link.index) else {
         return Ok(false);
     };
     // An error is that of a kernel without TCX.
-    if netns.run(|| tcx::query(&hook.device, hook.direction))?.is_ok_and(|list| !list.is_empty()) {
-        return Ok(true);
+    match netns.run(|| tcx::query(&hook.device, hook.direction))? {
+        Ok(_) if may_be_a_link => return Ok(false),
+        Ok(list) if !list.is_empty() => return Ok(true),
+        _ => {}
     }
     match (qdisc::dump(netns.netlink())?.get(&index), hook.direction) {
         (None, _) => Ok(false),
