@@ -18,7 +18,7 @@ const OF_WHO_STAYS: [&str; 3] = ["meshed to remote", "remote to meshed", DIRECT[
 enum Harm {
     /// None.
     Nothing,
-    /// A change of mode blocks new ones for a moment, and a drain that is over at once ends those of the former ztunnel.
+    /// A drain that is over at once ends those of the former ztunnel.
     Some,
 }
 
@@ -36,8 +36,8 @@ impl Watched {
         let (all, harm) = match phase {
             Phase::Start | Phase::Cleanup => return Ok(None),
             Phase::Enrol | Phase::Unenrol => (false, Harm::Nothing),
-            Phase::Upgrade => (true, Harm::Nothing),
-            Phase::Mode | Phase::Rollout => (true, Harm::Some),
+            Phase::Upgrade | Phase::Mode => (true, Harm::Nothing),
+            Phase::Rollout => (true, Harm::Some),
         };
         let judge = Judge::watch(lab)?;
         let traffic = Traffic::judged_leisurely(lab, &judge, |name| all || OF_WHO_STAYS.contains(&name))?;
