@@ -15,6 +15,10 @@ use serde::Deserialize;
 /// On the mirror of a static pod, its UID on the node (`ConfigMirrorAnnotationKey`, `pkg/kubelet/types/pod_update.go` in Kubernetes).
 const ANNOTATION_MIRROR: &str = "kubernetes.io/config.mirror";
 
+/// So much of an annotation is held, in characters. What says something is shorter, and a tenant may write 256 KiB into each of a thousand
+/// namespaces (`TotalAnnotationSizeLimitB`, `apimachinery/pkg/api/validation/objectmeta.go`), which are held on every node.
+const WORD: usize = 64;
+
 /// A namespace.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Deserialize)]
 #[serde(from = "Wire")]
@@ -22,7 +26,7 @@ pub(crate) struct Namespace {
     pub(crate) name: String,
     /// Whether it is labelled into the mesh.
     pub(crate) is_ambient: bool,
-    /// Its annotation [`ANNOTATION_ON_PROXY_LOSS`].
+    /// Its annotation [`ANNOTATION_ON_PROXY_LOSS`], or how that begins.
     pub(crate) on_proxy_loss: Option<String>,
 }
 
@@ -139,6 +143,11 @@ impl Metadata {
         self.annotations.as_ref()?.get(key).map(String::as_str)
     }
 
+    /// The begin of an annotation, to be held.
+    fn word(&self, key: &str) -> Option<String> {
+        self.annotation(key).map(|text| text.chars().take(WORD).collect())
+    }
+
     pub(super) fn uid(&self) -> String {
         self.uid.clone().unwrap_or_default()
     }
@@ -147,7 +156,7 @@ impl Metadata {
 impl From<Wire> for Namespace {
     fn from(wire: Wire) -> Self {
         let is_ambient = wire.metadata.label(LABEL_MODE) == Some(MODE_AMBIENT);
-        let on_proxy_loss = wire.metadata.annotation(ANNOTATION_ON_PROXY_LOSS).map(str::to_owned);
+        let on_proxy_loss = wire.metadata.word(ANNOTATION_ON_PROXY_LOSS);
         Self { name: wire.metadata.name.unwrap_or_default(), is_ambient, on_proxy_loss }
     }
 }
@@ -169,7 +178,7 @@ impl From<Wire> for Pod {
             is_terminating: meta.deletion_timestamp.is_some(),
             ips: status.ips(),
             host_ip: status.host_ip.and_then(|ip| ip.parse().ok()),
-            runtime_uid: meta.annotation(ANNOTATION_MIRROR).map(str::to_owned),
+            runtime_uid: meta.word(ANNOTATION_MIRROR),
             uid: meta.uid.unwrap_or_default(),
             namespace: meta.namespace.unwrap_or_else(|| "default".to_owned()),
             name: meta.name.unwrap_or_default(),
@@ -208,6 +217,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn of_a_long_annotation_the_begin_is_held() {
+        let word = |text: &str| {
+            let annotations = json!({ ANNOTATION_ON_PROXY_LOSS: text });
+            let namespace = json!({ "metadata": { "name": "a", "annotations": annotations } });
+            serde_json::from_value::<Namespace>(namespace).unwrap().on_proxy_loss.unwrap()
+        };
+        assert_eq!(word("bypass"), "bypass");
+        assert_eq!(word(&"ü".repeat(100_000)), "ü".repeat(WORD));
+    }
 
     #[test]
     fn what_the_agent_or_the_kubelet_writes_beside_the_point_makes_no_other_pod() {
