@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -149,13 +148,8 @@ fn is_layout(name: &str) -> bool {
     number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// What is in a directory, if it is there.
 fn names(dir: &Path) -> anyhow::Result<Vec<OsString>> {
-    match fs::read_dir(dir) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Vec::new()),
-        entries => entries.and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()),
-    }
-    .with_context(|| format!("list {}", dir.display()))
+    file::names(dir).with_context(|| format!("list {}", dir.display()))
 }
 
 #[cfg(test)]

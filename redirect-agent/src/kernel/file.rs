@@ -1,5 +1,6 @@
 //! Changes of files: settings below `/proc/sys`, pins, and what the agent keeps of its own.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
@@ -62,6 +63,14 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     point("remove", path, || unless_missing(fs::remove_file(path)))
+}
+
+/// The names of what is in a directory; nothing is in one that is not there.
+pub(crate) fn names(directory: &Path) -> io::Result<Vec<OsString>> {
+    match fs::read_dir(directory) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Vec::new()),
+        entries => entries?.map(|entry| Ok(entry?.file_name())).collect(),
+    }
 }
 
 /// Removes a directory that is empty, if it is there.

@@ -1,8 +1,7 @@
 //! What stands: qdiscs, filters, and pinned links. Reads everything or fails.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirEntry};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -10,6 +9,7 @@ use aya::programs::{ProgramError, ProgramInfo, loaded_programs};
 
 use super::diff::{Observed, Pin, Standing};
 use super::{Attach, AttachKind, Context, Place, Programs};
+use crate::kernel::file;
 use crate::kernel::links::Link;
 use crate::kernel::tc::{Direction, filter, qdisc, tcx};
 
@@ -62,14 +62,10 @@ pub(super) fn sweep(links: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What there is in the folder of the links, if that is there.
+/// What there is in the folder of the links. A name that is no text is none of ours.
 fn names(links: &Path) -> anyhow::Result<Vec<String>> {
-    let entries = match fs::read_dir(links) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
-        entries => entries.with_context(|| format!("list {}", links.display()))?,
-    };
-    let names: Vec<_> = entries.collect::<io::Result<_>>().with_context(|| format!("list {}", links.display()))?;
-    Ok(names.iter().filter_map(|entry: &DirEntry| entry.file_name().into_string().ok()).collect())
+    let names = file::names(links).with_context(|| format!("list {}", links.display()))?;
+    Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }
 
 /// Whether this is what a link of ours is pinned as, be it for the moment in which it takes another's place.
