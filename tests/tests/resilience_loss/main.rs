@@ -45,6 +45,9 @@ fn without_a_proxy_nothing_passes() -> Result<()> {
     checks.check("the next goes while no agent runs, and another pod gets its address", || unseen(&mut lab));
     checks.check("the table, beside that pod", || table::check(&lab, THIRD));
     checks.check("what is blocked then is counted by why", || counted::counted(&mut lab, THIRD, FOURTH));
+    checks.check("ztunnel is Ready again, and the node's part of the way to it cannot be made", || {
+        bypass::no_way_yet(&mut lab, FOURTH)
+    });
     // The short form has one of these two in each mode.
     let (is_long, mut last) = (Share::wanted().is_some(), FOURTH);
     if is_long || lab.mode() == Mode::Iptables {
@@ -55,9 +58,6 @@ fn without_a_proxy_nothing_passes() -> Result<()> {
         checks.check("ztunnel goes, and one namespace may pass", || bypass::by_namespace(&mut lab, last, SIXTH));
         last = SIXTH;
     }
-    checks.check("ztunnel is Ready again, and the node's part of the way to it cannot be made", || {
-        bypass::no_way_yet(&mut lab, last)
-    });
     checks.check("the table after that", || table::check(&lab, last));
     // In iptables mode the agent that runs lets pods pass then, in ebpf mode it blocks them.
     checks.check("a cleanup without a ztunnel leaves nothing, and of others everything", || {
